@@ -1,0 +1,6 @@
+//! The YAML language: text → [`Document`] (what was written, with positions), and every mistake in it.
+//!
+//! Only this module parses YAML.
+
+pub mod model;
+pub mod problem;
