@@ -61,3 +61,7 @@ impl Default for IngestConfig {
         }
     }
 }
+
+/// Appends to the log (stub: to be written).
+#[derive(Clone)]
+pub struct IngestWriter {}

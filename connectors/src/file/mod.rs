@@ -1,0 +1,62 @@
+//! The connector `file` (stub: to be written).
+
+use std::sync::LazyLock;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ConnectorError;
+use crate::source::MetadataField;
+#[allow(unused_imports)]
+use crate::{PushSource, Sink, SinkContext, Source, SourceContext};
+
+/// The metadata fields that a row of this source can carry.
+pub static METADATA: LazyLock<Vec<MetadataField>> = LazyLock::new(Vec::new);
+
+/// Options of the source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileSourceConfig {}
+
+impl FileSourceConfig {
+    /// Checks the options and builds the source.
+    pub fn build(&self, _context: &SourceContext) -> Result<Box<dyn Source>, ConnectorError> {
+        Err(ConnectorError::configuration("", "not written yet"))
+    }
+}
+
+/// Options of the sink.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileSinkConfig {}
+
+impl FileSinkConfig {
+    /// Checks the options and builds the sink.
+    pub fn build(&self, _context: &SinkContext) -> Result<Box<dyn Sink>, ConnectorError> {
+        Err(ConnectorError::configuration("", "not written yet"))
+    }
+}
+
+impl FileSourceConfig {
+    /// True where the file is read once, to its end.
+    pub fn bounded(&self) -> bool {
+        true
+    }
+}
+
+/// Options of the table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileTableConfig {}
+
+impl FileTableConfig {
+    /// Checks the options and builds the table.
+    pub fn build(
+        &self,
+        _base_dir: &std::path::Path,
+        _columns: Option<arrow::datatypes::SchemaRef>,
+        _format: Option<&crate::format::FormatConfig>,
+    ) -> Result<Box<dyn crate::Table>, ConnectorError> {
+        Err(ConnectorError::configuration("", "not written yet"))
+    }
+}
