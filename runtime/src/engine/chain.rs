@@ -1,0 +1,144 @@
+//! The chained operators of one task: an element goes in, and through all of them, before the next one does.
+
+use std::collections::VecDeque;
+
+use arrow::array::RecordBatch;
+
+use crate::engine::dead_letter::{DeadLetters, Letter};
+use crate::engine::element::{END_OF_TIME, Element, Watermark};
+use crate::engine::error::Interrupt;
+use crate::engine::exchange::Exchange;
+use crate::engine::operator::{Operator, Output};
+use crate::metrics::OperatorMetrics;
+
+/// Where an operator's output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// To the chain's operator with this index (its only input).
+    Operator(usize),
+    /// To the chain's edge with this index.
+    Edge(usize),
+}
+
+/// Where late rows go.
+#[derive(Debug, Clone)]
+pub(crate) enum LateRoute {
+    /// To the dead letter.
+    DeadLetter,
+    /// Nowhere; they are counted.
+    Drop,
+    /// To a sink.
+    Targets(Vec<Target>),
+}
+
+/// An operator with where its output goes.
+pub(crate) struct Link {
+    /// The node's name, for state and metrics.
+    pub(crate) name: String,
+    /// The step it belongs to.
+    pub(crate) step: String,
+    pub(crate) operator: Box<dyn Operator>,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) late: LateRoute,
+    pub(crate) metrics: OperatorMetrics,
+}
+
+/// Chained operators and the edges that leave them.
+pub(crate) struct Chain {
+    pub(crate) links: Vec<Link>,
+    pub(crate) edges: Vec<Exchange>,
+    pub(crate) dead_letters: DeadLetters,
+    /// Where elements that are put in go first.
+    pub(crate) entry: Vec<Target>,
+    /// States taken at the barrier that went through last, by node.
+    pub(crate) states: Vec<(String, RecordBatch)>,
+}
+
+impl Chain {
+    /// Takes `element` through the chain; `input` is the number of the first operator's input that it is for.
+    pub(crate) async fn feed(&mut self, input: usize, element: Element) -> Result<(), Interrupt> {
+        let mut queue: VecDeque<(Target, usize, Element)> = VecDeque::new();
+        let entry = std::mem::take(&mut self.entry);
+        enqueue(&mut queue, &entry, input, element);
+        self.entry = entry;
+        while let Some((target, input, element)) = queue.pop_front() {
+            match target {
+                Target::Edge(edge) => self.edges[edge].send(element).await?,
+                Target::Operator(index) => self.operate(index, input, element, &mut queue).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn operate(
+        &mut self,
+        index: usize,
+        input: usize,
+        element: Element,
+        queue: &mut VecDeque<(Target, usize, Element)>,
+    ) -> Result<(), Interrupt> {
+        let link = &mut self.links[index];
+        let mut out = Output::default();
+        let forward = match element {
+            Element::Batch(batch) => {
+                link.metrics.rows_in.inc_by(batch.num_rows() as u64);
+                link.operator.batch(input, batch, &mut out).await?;
+                None
+            }
+            Element::Watermark(Watermark::At(time)) => {
+                link.operator.watermark(time, &mut out).await?;
+                Some(element)
+            }
+            Element::Watermark(Watermark::Idle) => Some(element),
+            Element::Barrier(_) => {
+                if let Some(state) = link.operator.snapshot()? {
+                    link.metrics.state_rows.set(link.operator.state_size().rows as i64);
+                    self.states.push((link.name.clone(), state));
+                }
+                Some(element)
+            }
+            Element::End => {
+                link.operator.watermark(END_OF_TIME, &mut out).await?;
+                Some(element)
+            }
+        };
+        for batch in out.batches {
+            link.metrics.rows_out.inc_by(batch.num_rows() as u64);
+            enqueue(queue, &link.targets, 0, Element::Batch(batch));
+        }
+        for batch in out.late {
+            link.metrics.late.inc_by(batch.num_rows() as u64);
+            match &link.late {
+                LateRoute::Drop => {}
+                LateRoute::Targets(targets) => enqueue(queue, targets, 0, Element::Batch(batch)),
+                LateRoute::DeadLetter => {
+                    for row in 0..batch.num_rows() {
+                        let reason = "late: the row's window had closed when it came";
+                        let letter = Letter::row(format!("step {}", link.step), reason, &batch.slice(row, 1));
+                        self.dead_letters.send(letter).await?;
+                    }
+                }
+            }
+        }
+        link.metrics.errors.inc_by(out.letters.len() as u64);
+        for letter in out.letters {
+            self.dead_letters.send(letter).await?;
+        }
+        if let Some(element) = forward {
+            if let LateRoute::Targets(targets) = &link.late {
+                enqueue(queue, targets, 0, element.clone());
+            }
+            enqueue(queue, &link.targets, 0, element);
+        }
+        Ok(())
+    }
+}
+
+/// Queues `element` for each of `targets`, cloned only where there are several.
+fn enqueue(queue: &mut VecDeque<(Target, usize, Element)>, targets: &[Target], input: usize, element: Element) {
+    let Some((last, others)) = targets.split_last() else { return };
+    for target in others {
+        queue.push_back((*target, input, element.clone()));
+    }
+    queue.push_back((*last, input, element));
+}

@@ -1,0 +1,214 @@
+//! The dead letter: where everything goes that cannot go on, with its reason. Nothing vanishes.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, TimestampNanosecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use base64::Engine as _;
+use bytes::Bytes;
+use millstream_connectors::Sink;
+use millstream_connectors::format::FormatConfig;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::engine::error::{Closed, RunError};
+use crate::engine::sink_task::WithRetry;
+use crate::metrics::PipelineMetrics;
+
+/// The most letters waiting; a full box stops its senders.
+pub(crate) const LETTERS_WAITING_MAX: usize = 1024;
+/// The most letters written at once.
+const LETTERS_PER_WRITE: usize = 512;
+
+/// A row or message that cannot go on.
+#[derive(Debug, Clone)]
+pub(crate) struct Letter {
+    /// Where it failed: `source readings`, `step warm`, `sink alarms`.
+    pub(crate) component: String,
+    /// Why.
+    pub(crate) reason: String,
+    /// The original bytes, where there are any.
+    pub(crate) payload: Option<Bytes>,
+    /// The message's metadata as JSON.
+    pub(crate) metadata: Option<String>,
+    /// The row as JSON, where there is one.
+    pub(crate) row: Option<String>,
+}
+
+impl Letter {
+    /// A letter about the one row of `row`.
+    pub(crate) fn row(component: String, reason: &str, row: &RecordBatch) -> Self {
+        Self { component, reason: reason.to_owned(), payload: None, metadata: None, row: Some(as_json(row)) }
+    }
+}
+
+/// The first row of `rows` as JSON text.
+pub(crate) fn as_json(rows: &RecordBatch) -> String {
+    let encoded = FormatConfig::default().encoder(rows.schema()).and_then(|mut encoder| encoder.encode(rows));
+    match encoded {
+        Ok(encoded) => {
+            encoded.messages().next().map(|json| String::from_utf8_lossy(&json).into_owned()).unwrap_or_default()
+        }
+        Err(error) => format!("{{\"error\": \"the row cannot be shown: {error}\"}}"),
+    }
+}
+
+/// What the dead letter's task is asked.
+pub(crate) enum Request {
+    /// Write this.
+    Letter(Letter),
+    /// Make everything before this durable.
+    Flush(oneshot::Sender<()>),
+    /// The epoch of the last flush is complete.
+    Committed,
+}
+
+/// The way into the dead letter. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct DeadLetters {
+    sender: mpsc::Sender<Request>,
+    metrics: Arc<PipelineMetrics>,
+}
+
+impl DeadLetters {
+    /// The way in and the way out.
+    pub(crate) fn create(metrics: Arc<PipelineMetrics>) -> (Self, mpsc::Receiver<Request>) {
+        let (sender, receiver) = mpsc::channel(LETTERS_WAITING_MAX);
+        (Self { sender, metrics }, receiver)
+    }
+
+    /// Waits for room and sends.
+    pub(crate) async fn send(&self, letter: Letter) -> Result<(), Closed> {
+        self.metrics.dead_letter(&letter.component);
+        self.sender.send(Request::Letter(letter)).await.map_err(|_| Closed)
+    }
+
+    /// Resolves when all letters sent so far are durable.
+    pub(crate) async fn flush(&self) -> Result<(), Closed> {
+        let (done, wait) = oneshot::channel();
+        self.sender.send(Request::Flush(done)).await.map_err(|_| Closed)?;
+        wait.await.map_err(|_| Closed)
+    }
+
+    /// Tells that the epoch is complete.
+    pub(crate) async fn committed(&self) -> Result<(), Closed> {
+        self.sender.send(Request::Committed).await.map_err(|_| Closed)
+    }
+}
+
+/// The columns of a letter.
+pub(crate) fn schema() -> SchemaRef {
+    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
+    Arc::new(Schema::new(vec![
+        Field::new("time", DataType::Timestamp(TimeUnit::Nanosecond, Some("+00:00".into())), false),
+        text("pipeline", false),
+        text("component", false),
+        text("reason", false),
+        text("payload", true),
+        text("payload_base64", true),
+        text("metadata", true),
+        text("row", true),
+    ]))
+}
+
+fn to_batch(pipeline: &str, letters: &[Letter]) -> Result<RecordBatch, RunError> {
+    let now = chrono::Utc::now().timestamp_nanos_opt().unwrap_or_default();
+    let text = |of: &dyn Fn(&Letter) -> Option<String>| -> ArrayRef {
+        Arc::new(letters.iter().map(of).collect::<StringArray>())
+    };
+    let utf8 = |letter: &Letter| {
+        letter.payload.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok().map(str::to_owned))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(TimestampNanosecondArray::from_value(now, letters.len()).with_timezone("+00:00")),
+        text(&|_| Some(pipeline.to_owned())),
+        text(&|letter| Some(letter.component.clone())),
+        text(&|letter| Some(letter.reason.clone())),
+        text(&utf8),
+        text(&|letter| match utf8(letter) {
+            Some(_) => None,
+            None => letter.payload.as_ref().map(|bytes| base64::engine::general_purpose::STANDARD.encode(bytes)),
+        }),
+        text(&|letter| letter.metadata.clone()),
+        text(&|letter| letter.row.clone()),
+    ];
+    RecordBatch::try_new(schema(), columns).map_err(|error| RunError::fatal("dead letter", error))
+}
+
+/// The dead letter's task: writes letters until all senders are gone.
+pub(crate) async fn run(
+    pipeline: String,
+    mut sink: Box<dyn Sink>,
+    restored: Option<Vec<u8>>,
+    mut requests: mpsc::Receiver<Request>,
+) -> Result<(), RunError> {
+    let component = "dead letter";
+    sink.with_retry(component, restored.as_deref()).await?;
+    let failed = |error: &millstream_connectors::ConnectorError| RunError::connector(component, error);
+    let mut waiting = Vec::new();
+    while requests.recv_many(&mut waiting, LETTERS_PER_WRITE).await > 0 {
+        let mut letters = Vec::new();
+        for request in waiting.drain(..) {
+            let done = match request {
+                Request::Letter(letter) => {
+                    tracing::warn!(pipeline, component = letter.component, reason = letter.reason, "dead letter");
+                    letters.push(letter);
+                    continue;
+                }
+                Request::Committed => {
+                    sink.committed().await.map_err(|error| failed(&error))?;
+                    continue;
+                }
+                Request::Flush(done) => done,
+            };
+            write(&pipeline, sink.as_mut(), &mut letters).await?;
+            let flushed = sink.flush().await.map_err(|error| failed(&error))?;
+            report(&pipeline, &flushed.rejected);
+            // The coordinator may have gone, which ends this task too.
+            if done.send(()).is_err() {
+                return Ok(());
+            }
+        }
+        write(&pipeline, sink.as_mut(), &mut letters).await?;
+    }
+    sink.flush().await.map_err(|error| failed(&error))?;
+    sink.close().await.map_err(|error| failed(&error))
+}
+
+async fn write(pipeline: &str, sink: &mut dyn Sink, letters: &mut Vec<Letter>) -> Result<(), RunError> {
+    if letters.is_empty() {
+        return Ok(());
+    }
+    let batch = to_batch(pipeline, letters)?;
+    letters.clear();
+    let rejected = sink.write(&batch).await.map_err(|error| RunError::connector("dead letter", &error))?;
+    report(pipeline, &rejected);
+    Ok(())
+}
+
+/// What even the dead letter's own destination refuses can only be said aloud.
+fn report(pipeline: &str, rejected: &[millstream_connectors::Rejected]) {
+    for letter in rejected {
+        let payload = String::from_utf8_lossy(&letter.payload);
+        tracing::error!(pipeline, reason = letter.reason, %payload, "the dead letter's destination refused a letter");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_kept_as_base64() {
+        let letter = |payload: &'static [u8]| Letter {
+            component: "source s".into(),
+            reason: "r".into(),
+            payload: Some(Bytes::from_static(payload)),
+            metadata: None,
+            row: None,
+        };
+        let batch = to_batch("p", &[letter(b"text"), letter(&[0xff, 0x00])]).unwrap();
+        let column = |index: usize| batch.column(index).as_any().downcast_ref::<StringArray>().unwrap();
+        assert_eq!((column(4).value(0), column(5).is_null(0)), ("text", true));
+        assert_eq!((column(4).is_null(1), column(5).value(1)), (true, "/wA="));
+    }
+}

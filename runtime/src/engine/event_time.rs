@@ -1,0 +1,307 @@
+//! Event time at the source: which rows have one, and how far it has come.
+//!
+//! The watermark of a partition is the largest event time seen minus the allowed disorder; that of the source is the
+//! minimum over its partitions that are not idle. Within a partition it moves row by row: a batch is cut where a row is
+//! below the watermark that the rows before it have reached, so that the size of a batch never changes a result. Where
+//! nothing is late nothing is cut.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray, BooleanArray, Int64Array, RecordBatch};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Int64Type};
+use arrow::error::ArrowError;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::engine::element::{Element, Watermark};
+use crate::sql::tumble::unit_ns;
+
+/// The event time of a source, as planned.
+#[derive(Debug, Clone)]
+pub(crate) struct EventTimePlan {
+    /// The index of the column.
+    pub(crate) column: usize,
+    /// The allowed disorder.
+    pub(crate) delay: Duration,
+    /// After so long without a row a partition is idle.
+    pub(crate) idle_after: Duration,
+    /// How far ahead of the wall clock a row may be; `None` for bounded sources.
+    pub(crate) max_ahead: Option<Duration>,
+}
+
+/// What the snapshot keeps: the largest event time of each partition, and the watermark.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ClockState {
+    /// By partition, in nanoseconds.
+    pub(crate) newest: BTreeMap<String, i64>,
+    /// The watermark that the source has reached.
+    pub(crate) watermark: Option<i64>,
+}
+
+struct Partition {
+    newest: Option<i64>,
+    last_row: Instant,
+    idle: bool,
+}
+
+/// Follows the event time of a source.
+pub(crate) struct EventClock {
+    plan: EventTimePlan,
+    delay_ns: i64,
+    partitions: BTreeMap<Arc<str>, Partition>,
+    watermark: Option<i64>,
+    idle: bool,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Timed {
+    /// Rows and watermarks, in order.
+    pub(crate) elements: Vec<Element>,
+    /// Rows without a usable time, one by one, with the reason.
+    pub(crate) refused: Vec<(RecordBatch, String)>,
+}
+
+impl EventClock {
+    /// A clock that goes on from `state`.
+    pub(crate) fn new(plan: EventTimePlan, state: &ClockState, now: Instant) -> Self {
+        let delay_ns = i64::try_from(plan.delay.as_nanos()).unwrap_or(i64::MAX);
+        let partitions = state.newest.iter().map(|(name, newest)| {
+            (Arc::from(name.as_str()), Partition { newest: Some(*newest), last_row: now, idle: false })
+        });
+        Self { plan, delay_ns, partitions: partitions.collect(), watermark: state.watermark, idle: false }
+    }
+
+    /// What the snapshot keeps.
+    pub(crate) fn state(&self) -> ClockState {
+        let newest = self.partitions.iter().filter_map(|(name, p)| Some((name.to_string(), p.newest?)));
+        ClockState { newest: newest.collect(), watermark: self.watermark }
+    }
+
+    /// The watermark, for metrics.
+    pub(crate) fn watermark(&self) -> Option<i64> {
+        self.watermark
+    }
+
+    /// The source now reads exactly these partitions.
+    pub(crate) fn set_partitions(&mut self, names: &[Arc<str>], now: Instant) -> Option<Element> {
+        self.partitions.retain(|name, _| names.contains(name));
+        for name in names {
+            self.partitions.entry(name.clone()).or_insert(Partition { newest: None, last_row: now, idle: false });
+        }
+        self.advance()
+    }
+
+    /// Takes a batch of one partition.
+    pub(crate) fn batch(
+        &mut self,
+        partition: &Arc<str>,
+        batch: RecordBatch,
+        now: Instant,
+        wall_ns: i64,
+    ) -> Result<Timed, ArrowError> {
+        let mut timed = Timed::default();
+        let (batch, times) = self.usable(batch, wall_ns, &mut timed)?;
+        if batch.num_rows() == 0 {
+            return Ok(timed);
+        }
+        let others = self.minimum_of_others(partition);
+        let delay = self.delay_ns;
+        let own = self.partitions.entry(partition.clone()).or_insert(Partition { newest: None, last_row: now, idle: false });
+        own.last_row = now;
+        own.idle = false;
+        let mut newest = own.newest;
+        let mut start = 0;
+        for (row, time) in times.values().iter().enumerate() {
+            let reached = newest.map(|newest: i64| newest.saturating_sub(delay).min(others));
+            if let Some(reached) = reached.filter(|reached| time < reached && self.watermark < Some(*reached)) {
+                if row > start {
+                    timed.elements.push(Element::Batch(batch.slice(start, row - start)));
+                }
+                timed.elements.push(Element::Watermark(Watermark::At(reached)));
+                self.watermark = Some(reached);
+                start = row;
+            }
+            newest = newest.max(Some(*time));
+        }
+        timed.elements.push(Element::Batch(batch.slice(start, batch.num_rows() - start)));
+        if let Some(own) = self.partitions.get_mut(partition) {
+            own.newest = newest;
+        }
+        timed.elements.extend(self.advance());
+        Ok(timed)
+    }
+
+    /// Marks partitions idle whose time has come.
+    pub(crate) fn tick(&mut self, now: Instant) -> Option<Element> {
+        for partition in self.partitions.values_mut() {
+            partition.idle |= now.duration_since(partition.last_row) >= self.plan.idle_after;
+        }
+        self.advance()
+    }
+
+    /// When [`EventClock::tick`] has something to do next.
+    pub(crate) fn next_tick(&self) -> Option<Instant> {
+        self.partitions.values().filter(|p| !p.idle).map(|p| p.last_row + self.plan.idle_after).min()
+    }
+
+    /// The watermark as the partitions have it now, if that is news.
+    fn advance(&mut self) -> Option<Element> {
+        let active = || self.partitions.values().filter(|partition| !partition.idle);
+        if active().next().is_none() {
+            let news = !self.idle && !self.partitions.is_empty();
+            self.idle = news || self.idle;
+            return news.then_some(Element::Watermark(Watermark::Idle));
+        }
+        let lowest = active().map(|p| p.newest.map(|newest| newest.saturating_sub(self.delay_ns))).min().flatten();
+        let woken = std::mem::take(&mut self.idle);
+        if lowest > self.watermark {
+            self.watermark = lowest;
+        } else if !woken {
+            return None;
+        }
+        self.watermark.map(|time| Element::Watermark(Watermark::At(time)))
+    }
+
+    fn minimum_of_others(&self, partition: &Arc<str>) -> i64 {
+        let others = self.partitions.iter().filter(|(name, other)| *name != partition && !other.idle);
+        others.map(|(_, p)| p.newest.map_or(i64::MIN, |n| n.saturating_sub(self.delay_ns))).min().unwrap_or(i64::MAX)
+    }
+
+    /// The rows with a usable time, and their times in nanoseconds.
+    fn usable(&self, batch: RecordBatch, wall_ns: i64, timed: &mut Timed) -> Result<(RecordBatch, Int64Array), ArrowError> {
+        let column = batch.column(self.plan.column);
+        let DataType::Timestamp(unit, _) = column.data_type() else {
+            return Err(ArrowError::SchemaError("the event time is no timestamp".into()));
+        };
+        let factor = unit_ns(*unit);
+        let values = cast(column, &DataType::Int64)?;
+        let values = values.as_primitive::<Int64Type>();
+        let limit = self.plan.max_ahead.map(|ahead| {
+            wall_ns.saturating_add(i64::try_from(ahead.as_nanos()).unwrap_or(i64::MAX))
+        });
+        let mut times = Vec::with_capacity(batch.num_rows());
+        let mut refused = Vec::new();
+        for row in 0..batch.num_rows() {
+            let time = (!values.is_null(row)).then(|| values.value(row).checked_mul(factor));
+            let reason = match time {
+                None => "the event time is null",
+                Some(None) => "the event time is outside the years 1678 to 2261",
+                Some(Some(time)) if limit.is_some_and(|limit| time > limit) => {
+                    "the event time is further ahead of the clock than max_ahead allows"
+                }
+                Some(Some(time)) => {
+                    times.push(time);
+                    continue;
+                }
+            };
+            refused.push(row);
+            timed.refused.push((batch.slice(row, 1), reason.to_owned()));
+        }
+        if refused.is_empty() {
+            return Ok((batch, times.into()));
+        }
+        let mut keep = vec![true; batch.num_rows()];
+        refused.into_iter().for_each(|row| keep[row] = false);
+        Ok((filter_record_batch(&batch, &BooleanArray::from(keep))?, times.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::TimestampMillisecondArray;
+    use arrow::datatypes::{Field, Schema, TimeUnit};
+
+    use super::*;
+
+    const MS: i64 = 1_000_000;
+
+    fn plan() -> EventTimePlan {
+        EventTimePlan {
+            column: 0,
+            delay: Duration::from_millis(10),
+            idle_after: Duration::from_secs(30),
+            max_ahead: Some(Duration::from_secs(3600)),
+        }
+    }
+
+    fn batch(times: &[Option<i64>]) -> RecordBatch {
+        let field = Field::new("ts", DataType::Timestamp(TimeUnit::Millisecond, None), true);
+        let array = TimestampMillisecondArray::from(times.to_vec());
+        RecordBatch::try_new(Arc::new(Schema::new(vec![field])), vec![Arc::new(array)]).unwrap()
+    }
+
+    fn clock() -> EventClock {
+        EventClock::new(plan(), &ClockState::default(), Instant::now())
+    }
+
+    /// Batches as `rows`, watermarks as `@ms`.
+    fn show(elements: &[Element]) -> String {
+        let shown = elements.iter().map(|element| match element {
+            Element::Batch(batch) => batch.num_rows().to_string(),
+            Element::Watermark(Watermark::At(time)) => format!("@{}", time / MS),
+            Element::Watermark(Watermark::Idle) => "idle".into(),
+            other => format!("{other:?}"),
+        });
+        shown.collect::<Vec<_>>().join(" ")
+    }
+
+    fn feed(clock: &mut EventClock, partition: &str, times: &[i64]) -> String {
+        let times: Vec<_> = times.iter().map(|time| Some(*time)).collect();
+        show(&clock.batch(&partition.into(), batch(&times), Instant::now(), i64::MAX / 2).unwrap().elements)
+    }
+
+    #[tokio::test]
+    async fn disorder_within_the_bound_cuts_nothing() {
+        assert_eq!(feed(&mut clock(), "p", &[100, 95, 105, 98]), "4 @95");
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_cut_just_before_a_row_below_the_running_watermark() {
+        assert_eq!(feed(&mut clock(), "p", &[100, 120, 105, 130]), "2 @110 2 @120");
+        // The same rows one by one: the same order of rows and watermarks.
+        let mut one_by_one = clock();
+        let shown: Vec<_> = [100, 120, 105, 130].iter().map(|time| feed(&mut one_by_one, "p", &[*time])).collect();
+        assert_eq!(shown.join(" "), "1 @90 1 @110 1 1 @120");
+    }
+
+    #[tokio::test]
+    async fn the_slowest_partition_holds_the_source_back_until_it_is_idle() {
+        let mut clock = clock();
+        let now = Instant::now();
+        assert!(clock.set_partitions(&["a".into(), "b".into()], now).is_none());
+        assert_eq!(feed(&mut clock, "a", &[1000]), "1");
+        assert_eq!(feed(&mut clock, "b", &[500]), "1 @490");
+        let later = now + Duration::from_secs(20);
+        clock.batch(&"a".into(), batch(&[Some(2000)]), later, i64::MAX / 2).unwrap();
+        let tick = clock.tick(now + Duration::from_secs(31)).unwrap();
+        assert_eq!(show(&[tick]), "@1990");
+        let tick = clock.tick(now + Duration::from_secs(51)).unwrap();
+        assert_eq!(show(&[tick]), "idle");
+        // A row wakes the source; the watermark does not go back.
+        assert_eq!(feed(&mut clock, "b", &[600]), "1 @1990");
+    }
+
+    #[tokio::test]
+    async fn rows_without_a_usable_time_are_refused_with_a_reason() {
+        let wall = 1_000_000 * MS;
+        let rows = batch(&[Some(1), None, Some(i64::MAX), Some(1_000_000 + 3_600_001)]);
+        let timed = clock().batch(&"p".into(), rows, Instant::now(), wall).unwrap();
+        assert_eq!(show(&timed.elements), "1 @-9");
+        let reasons: Vec<_> = timed.refused.iter().map(|(_, reason)| reason.as_str()).collect();
+        assert_eq!(reasons.len(), 3);
+        assert!(reasons[0].contains("null") && reasons[1].contains("1678") && reasons[2].contains("max_ahead"));
+    }
+
+    #[tokio::test]
+    async fn a_restored_clock_goes_on_where_it_was() {
+        let mut first = clock();
+        feed(&mut first, "a", &[1000]);
+        let mut second = EventClock::new(plan(), &first.state(), Instant::now());
+        assert_eq!(second.watermark(), Some(990 * MS));
+        assert_eq!(feed(&mut second, "a", &[995]), "1");
+    }
+}

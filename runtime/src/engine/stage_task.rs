@@ -1,0 +1,35 @@
+//! The task of one shard of a stage: gate → chain.
+
+use tokio::sync::mpsc;
+
+use crate::engine::chain::Chain;
+use crate::engine::coordinator::{Part, TaskEvent};
+use crate::engine::element::Element;
+use crate::engine::error::Interrupt;
+use crate::engine::gate::{Event, Gate};
+
+/// Runs until the inputs are at their end or closed.
+pub(crate) async fn run(
+    task: usize,
+    mut gate: Gate,
+    mut chain: Chain,
+    events: mpsc::Sender<TaskEvent>,
+) -> Result<(), Interrupt> {
+    loop {
+        match gate.next().await {
+            Event::Batch(input, batch) => chain.feed(input, Element::Batch(batch)).await?,
+            Event::Watermark(watermark) => chain.feed(0, Element::Watermark(watermark)).await?,
+            Event::Barrier(epoch) => {
+                chain.feed(0, Element::Barrier(epoch)).await?;
+                let part = Part { states: std::mem::take(&mut chain.states), ..Part::default() };
+                TaskEvent::Acked { task, epoch, part }.send(&events).await?;
+            }
+            Event::End => {
+                chain.feed(0, Element::End).await?;
+                TaskEvent::Finished { task, part: Part::default() }.send(&events).await?;
+                return Ok(());
+            }
+            Event::Closed => return Ok(()),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Lowers GROUP BY over a window: a region that computes keys and arguments, then the operator.
+
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use datafusion::common::{Column, DataFusionError, Result};
+use datafusion::execution::context::ExecutionProps;
+use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::utils::AggregateOrderSensitivity;
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
+
+use crate::engine::operators::aggregate::{AggregateCall, AggregatePlan, OutputColumn};
+use crate::plan::graph::{Node, NodeId, NodeKind};
+use crate::sql::WINDOW_BOUND;
+use crate::sql::lower::Lowering;
+use crate::sql::refuse::Refusal;
+
+/// What the region before the operator computes, column by column.
+struct Inputs {
+    expressions: Vec<Expr>,
+}
+
+impl Inputs {
+    /// Adds `expression` as a column and returns the column.
+    fn column(&mut self, expression: Expr) -> Expr {
+        let name = format!("c{}", self.expressions.len());
+        self.expressions.push(expression.alias(name.as_str()));
+        Expr::Column(Column::new_unqualified(name))
+    }
+}
+
+/// The group columns, told apart.
+struct Groups {
+    start: Expr,
+    end: Expr,
+    keys: Vec<Expr>,
+    output: Vec<OutputColumn>,
+}
+
+impl Lowering<'_> {
+    /// Adds the nodes of `aggregate` and returns the operator's.
+    pub(crate) fn aggregate(&mut self, aggregate: Aggregate) -> Result<NodeId> {
+        let groups = groups(&aggregate)?;
+        let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(aggregate.input.schema().clone()).build());
+        let mut inputs = Inputs { expressions: Vec::new() };
+        for expression in groups.keys.iter().chain([&groups.start, &groups.end]) {
+            inputs.column(expression.clone());
+        }
+        let calls = aggregate.aggr_expr.iter().map(|expression| move_arguments(expression, &mut inputs, &simplifier));
+        let calls = calls.collect::<Result<Vec<_>>>()?;
+        let keys = groups.keys.len();
+        let before = LogicalPlanBuilder::from(aggregate.input.as_ref().clone()).project(inputs.expressions)?.build()?;
+        let input_schema = before.schema().clone();
+        let input = self.region(before, Some("input"))?;
+        let physical = self.graph.nodes[input].schema.clone();
+        let calls = calls.into_iter().map(|call| call.lower(&input_schema, &physical)).collect::<Result<Vec<_>>>()?;
+        let mut output = groups.output;
+        output.extend((0..calls.len()).map(OutputColumn::Aggregate));
+        let schema = Arc::new(Schema::new(aggregate.schema.fields().clone()));
+        let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone() };
+        let fingerprint = self.fingerprint(&aggregate);
+        let node = Node {
+            name: self.name("aggregate"),
+            step: Some(self.step.to_owned()),
+            inputs: vec![input],
+            keys: Some((0..keys).collect()),
+            schema,
+            kind: NodeKind::Aggregate(plan),
+            fingerprint: Some(fingerprint),
+        };
+        Ok(self.graph.add(node))
+    }
+
+    /// What the operator's state depends on: window, keys, aggregates, their types, and the modules that they call.
+    fn fingerprint(&self, aggregate: &Aggregate) -> String {
+        let mut text = String::from("aggregate 1\n");
+        let mut windows = Vec::new();
+        let walked = datafusion::common::tree_node::TreeNode::apply(aggregate.input.as_ref(), |node: &LogicalPlan| {
+            if let Some((_, provider)) = crate::sql::relation::as_stream(node)
+                && let Some(window) = crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
+            {
+                windows.push(format!("tumble {} {}", window.size_ns, window.offset_ns));
+            }
+            Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        });
+        debug_assert!(walked.is_ok(), "the closure does not fail");
+        text.push_str(&windows.join("\n"));
+        for (expression, (_, field)) in
+            aggregate.group_expr.iter().chain(&aggregate.aggr_expr).zip(aggregate.schema.iter())
+        {
+            let shown = expression.to_string();
+            text.push_str(&format!("\n{shown} {}", field.data_type()));
+            for (function, hash) in self.function_hashes {
+                if shown.contains(&format!("{function}(")) {
+                    text.push_str(&format!(" {function}={hash}"));
+                }
+            }
+        }
+        blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
+    }
+}
+
+/// Tells window bounds from keys among the group expressions.
+fn groups(aggregate: &Aggregate) -> Result<Groups> {
+    if matches!(aggregate.group_expr[..], [Expr::GroupingSet(_)]) {
+        return Err(Refusal::GroupingSets.into());
+    }
+    let (mut start, mut end, mut keys, mut output) = (None, None, Vec::new(), Vec::new());
+    for expression in &aggregate.group_expr {
+        let (_, field) = expression.to_field(aggregate.input.schema().as_ref())?;
+        match field.metadata().get(WINDOW_BOUND).map(String::as_str) {
+            Some("start") => {
+                output.push(OutputColumn::Start);
+                start = Some(expression.clone());
+            }
+            Some("end") => {
+                output.push(OutputColumn::End);
+                end = Some(expression.clone());
+            }
+            _ => {
+                output.push(OutputColumn::Key(keys.len()));
+                keys.push(expression.clone());
+            }
+        }
+    }
+    if start.is_none() && end.is_none() {
+        return Err(Refusal::NoWindow.into());
+    }
+    let other = |bound: &str| {
+        let schema = aggregate.input.schema();
+        let found = schema.iter().find(|(_, field)| field.metadata().get(WINDOW_BOUND).is_some_and(|b| b == bound));
+        found.map(|(qualifier, field)| Expr::Column(Column::new(qualifier.cloned(), field.name().clone())))
+    };
+    match (start.or_else(|| other("start")), end.or_else(|| other("end"))) {
+        (Some(start), Some(end)) => Ok(Groups { start, end, keys, output }),
+        _ => Err(Refusal::NoWindow.into()),
+    }
+}
+
+/// An aggregate whose arguments are columns of the region before it.
+struct Call {
+    name: String,
+    function: AggregateFunction,
+    filter: Option<usize>,
+}
+
+/// Moves the arguments of an aggregate into the region, all but constants, which some aggregates need to see.
+fn move_arguments(
+    expression: &Expr,
+    inputs: &mut Inputs,
+    simplifier: &ExprSimplifier,
+) -> Result<Call> {
+    let name = expression.schema_name().to_string();
+    let Expr::AggregateFunction(AggregateFunction { func, params }) = expression.clone().unalias() else {
+        return Err(DataFusionError::Internal(format!("{expression} is no aggregate")));
+    };
+    let AggregateFunctionParams { args, distinct, filter, mut order_by, null_treatment } = params;
+    let mut args_moved = Vec::new();
+    for argument in args {
+        let argument = simplifier.simplify(argument)?;
+        args_moved.push(match argument {
+            Expr::Literal(..) => argument,
+            other => inputs.column(other),
+        });
+    }
+    for sort in &mut order_by {
+        sort.expr = inputs.column(sort.expr.clone());
+    }
+    let filter = filter.map(|filter| {
+        inputs.column(*filter);
+        inputs.expressions.len() - 1
+    });
+    let params = AggregateFunctionParams { args: args_moved, distinct, filter: None, order_by, null_treatment };
+    Ok(Call { name, function: AggregateFunction { func, params }, filter })
+}
+
+impl Call {
+    fn lower(self, logical: &datafusion::common::DFSchema, physical: &Schema) -> Result<AggregateCall> {
+        let expression = Expr::AggregateFunction(self.function);
+        // The region's columns are unqualified in its output.
+        let logical = datafusion::common::DFSchema::from_unqualified_fields(
+            logical.fields().clone(),
+            logical.metadata().clone(),
+        )?;
+        let (properties, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
+        let lowered = LoweredAggregateBuilder::new(&expression, &logical, physical, &properties, &context)
+            .with_name(self.name.clone())
+            .build()?;
+        let hard = lowered.aggregate.order_sensitivity() == AggregateOrderSensitivity::HardRequirement;
+        if hard && !lowered.order_bys.is_empty() {
+            return Err(Refusal::SortedAggregate(self.name).into());
+        }
+        let mut arguments = lowered.aggregate.expressions();
+        arguments.extend(lowered.order_bys.iter().map(|sort| sort.expr.clone()));
+        Ok(AggregateCall { aggregate: lowered.aggregate, arguments, filter: self.filter })
+    }
+}

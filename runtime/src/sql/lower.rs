@@ -1,0 +1,203 @@
+//! Cuts an analysed plan at its stateful nodes and adds the pieces to the graph.
+//!
+//! **Invariant:** a region with several inputs is right when run with one of them filled at a time: only UNION ALL
+//! brings streams together; every other meeting of two streams is refused here.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DataFusionError, JoinType, Result};
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+
+use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
+use crate::sql::refuse::Refusal;
+use crate::sql::region::Region;
+use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
+
+/// Lowers one step.
+pub(crate) struct Lowering<'a> {
+    pub(crate) graph: &'a mut Graph,
+    pub(crate) state: &'a SessionState,
+    /// The step's name.
+    pub(crate) step: &'a str,
+    /// The hashes of the modules whose functions the pipeline uses: part of every fingerprint.
+    pub(crate) function_hashes: &'a HashMap<String, String>,
+    /// How many nodes of each kind the step has so far, for their names.
+    pub(crate) counts: HashMap<&'static str, usize>,
+}
+
+impl Lowering<'_> {
+    /// Adds the nodes of `plan`, which is analysed, and returns the last one.
+    pub(crate) fn lower(&mut self, plan: LogicalPlan) -> Result<NodeId> {
+        if !reads_stream(&plan)? {
+            return Err(Refusal::NoStream.into());
+        }
+        let output = self.region(plan, None)?;
+        check_names(&self.graph.nodes[output].schema)?;
+        Ok(output)
+    }
+
+    /// The name of the step's next node of a kind: `step/kind`, and from the second on `step/kind-2`.
+    pub(crate) fn name(&mut self, kind: &'static str) -> String {
+        let count = self.counts.entry(kind).or_insert(0);
+        *count += 1;
+        if *count == 1 { format!("{}/{kind}", self.step) } else { format!("{}/{kind}-{count}", self.step) }
+    }
+
+    /// Adds `plan` as a region, its stateful parts before it.
+    pub(crate) fn region(&mut self, plan: LogicalPlan, kind: Option<&'static str>) -> Result<NodeId> {
+        let mut inputs = Vec::new();
+        let rewritten = plan.transform_down(|node| self.cut(node, &mut inputs))?.data;
+        let region = Region::new(&rewritten, self.state.clone())?;
+        let schema = region.schema().clone();
+        let name = match kind {
+            Some(kind) => self.name(kind),
+            None => self.name("select"),
+        };
+        let step = Some(self.step.to_owned());
+        let kind = NodeKind::Region(region);
+        Ok(self.graph.add(Node { name, step, inputs, keys: None, schema, kind, fingerprint: None }))
+    }
+
+    /// Replaces a stream or a stateful node by a slot.
+    fn cut(&mut self, plan: LogicalPlan, inputs: &mut Vec<NodeId>) -> Result<Transformed<LogicalPlan>> {
+        if let Some((scan, provider)) = as_stream(&plan) {
+            let stream = stream_of(&provider).ok_or_else(|| internal("a stream that is none"))?;
+            let node = self.stream(stream);
+            let slot = SlotRelation { index: input(inputs, node), schema: stream.schema.clone() };
+            let slot = provider_as_source(Arc::new(slot));
+            let scan = LogicalPlanBuilder::scan(scan.table_name.clone(), slot, None)?.build()?;
+            return Ok(Transformed::new(scan, true, TreeNodeRecursion::Jump));
+        }
+        if !reads_stream(&plan)? {
+            return Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump));
+        }
+        refuse_stream_subqueries(&plan)?;
+        match plan {
+            LogicalPlan::Aggregate(aggregate) => {
+                let schema = aggregate.schema.clone();
+                let node = self.aggregate(aggregate)?;
+                let slot = self.slot(input(inputs, node), &schema)?;
+                Ok(Transformed::new(slot, true, TreeNodeRecursion::Jump))
+            }
+            LogicalPlan::Join(join) => {
+                check_join(&join)?;
+                Ok(Transformed::no(LogicalPlan::Join(join)))
+            }
+            LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Union(_)
+            | LogicalPlan::Unnest(_)
+            | LogicalPlan::TableScan(_) => Ok(Transformed::no(plan)),
+            LogicalPlan::Distinct(_) => Err(Refusal::Distinct.into()),
+            LogicalPlan::Window(_) => Err(Refusal::Over.into()),
+            LogicalPlan::Sort(_) => Err(Refusal::OrderBy.into()),
+            LogicalPlan::Limit(_) => Err(Refusal::Limit.into()),
+            other => Err(Refusal::Other(other.display().to_string()).into()),
+        }
+    }
+
+    /// The node whose output `stream` is; a windowed stream gets its operator.
+    fn stream(&mut self, stream: &StreamRelation) -> NodeId {
+        let Some(window) = &stream.window else { return stream.node };
+        let node = Node {
+            name: self.name("tumble"),
+            step: Some(self.step.to_owned()),
+            inputs: vec![stream.node],
+            keys: None,
+            schema: stream.schema.clone(),
+            kind: NodeKind::WindowAssign(window.clone()),
+            fingerprint: None,
+        };
+        self.graph.add(node)
+    }
+
+    /// A slot that has the columns of `schema` under their qualified names.
+    fn slot(&self, index: usize, schema: &datafusion::common::DFSchema) -> Result<LogicalPlan> {
+        let table = format!("__state_{index}");
+        let fields = schema.fields().iter().enumerate().map(|(i, field)| field.as_ref().clone().with_name(format!("c{i}")));
+        let slot = SlotRelation { index, schema: Arc::new(Schema::new(fields.collect::<Vec<Field>>())) };
+        let names = schema.iter().enumerate().map(|(i, (qualifier, field))| {
+            Expr::Column(Column::new(Some(table.as_str()), format!("c{i}")))
+                .alias_qualified(qualifier.cloned(), field.name().as_str())
+        });
+        LogicalPlanBuilder::scan(table.as_str(), provider_as_source(Arc::new(slot)), None)?
+            .project(names.collect::<Vec<_>>())?
+            .build()
+    }
+}
+
+/// The position of `node` among `inputs`, where it is added if it is new.
+fn input(inputs: &mut Vec<NodeId>, node: NodeId) -> usize {
+    inputs.iter().position(|input| *input == node).unwrap_or_else(|| {
+        inputs.push(node);
+        inputs.len() - 1
+    })
+}
+
+/// True where `plan` reads a stream, also in a subquery.
+pub(crate) fn reads_stream(plan: &LogicalPlan) -> Result<bool> {
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= as_stream(node).is_some();
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
+}
+
+/// A stream in an expression's subquery (`IN (SELECT …)`) would have to be kept for ever.
+fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
+    plan.apply_expressions(|expression| {
+        expression.apply(|part| {
+            let subquery = match part {
+                Expr::Exists(exists) => &exists.subquery,
+                Expr::InSubquery(in_subquery) => &in_subquery.subquery,
+                Expr::ScalarSubquery(subquery) => subquery,
+                Expr::SetComparison(comparison) => &comparison.subquery,
+                _ => return Ok(TreeNodeRecursion::Continue),
+            };
+            if reads_stream(&subquery.subquery)? {
+                return Err(Refusal::StreamSubquery.into());
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(())
+}
+
+/// A stream may meet a table in a join, in the kinds that keep no unmatched rows of the table.
+fn check_join(join: &datafusion::logical_expr::Join) -> Result<()> {
+    let (left, right) = (reads_stream(&join.left)?, reads_stream(&join.right)?);
+    if left && right {
+        return Err(Refusal::StreamJoin.into());
+    }
+    let allowed = match join.join_type {
+        JoinType::Inner => true,
+        JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => left,
+        JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => right,
+        JoinType::Full => false,
+    };
+    if allowed { Ok(()) } else { Err(Refusal::OuterTable(join.join_type.to_string()).into()) }
+}
+
+/// Two columns of one name could not be told apart by what reads the step.
+fn check_names(schema: &SchemaRef) -> Result<()> {
+    let mut seen = std::collections::HashSet::new();
+    for field in schema.fields() {
+        if !seen.insert(field.name()) {
+            return Err(Refusal::DuplicateColumn(field.name().clone()).into());
+        }
+    }
+    Ok(())
+}
+
+impl From<Refusal> for DataFusionError {
+    fn from(refusal: Refusal) -> Self {
+        Self::External(Box::new(refusal))
+    }
+}

@@ -1,0 +1,26 @@
+//! SQL: one SELECT of a step → operators of the engine's graph.
+//!
+//! DataFusion parses, resolves and types the query once per load. The analysed plan is then cut at its stateful nodes
+//! ([`lower`]): what lies between them is a *region* that DataFusion runs per batch as a physical plan planned once
+//! ([`crate::engine::operators::stateless`]); the stateful nodes become operators of our own, because DataFusion has
+//! neither watermarks nor snapshots.
+//!
+//! **Invariant:** nothing here is called per batch except through [`region::RegionInstance`].
+
+pub(crate) mod aggregate;
+pub(crate) mod clock;
+pub(crate) mod expression;
+pub(crate) mod lower;
+pub(crate) mod problems;
+pub(crate) mod refuse;
+pub(crate) mod region;
+pub(crate) mod relation;
+pub(crate) mod session;
+pub(crate) mod tumble;
+pub(crate) mod types;
+pub(crate) mod udf;
+
+/// Field metadata that marks a column as the stream's event time.
+pub(crate) const EVENT_TIME: &str = "millstream.event_time";
+/// Field metadata that marks a window's bound: its value is `start` or `end`.
+pub(crate) const WINDOW_BOUND: &str = "millstream.window";

@@ -1,0 +1,151 @@
+//! What is not supported, why, what to write instead, and where in the SQL it stands.
+
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Distinct, Expr, GroupByExpr, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, Statement, Visit, Visitor,
+};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+/// A query that cannot run over a stream without end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("this query reads no stream, so it would never have anything to do")]
+    NoStream,
+    #[error("DISTINCT over a stream would keep every row for ever")]
+    Distinct,
+    #[error("OVER windows are not supported yet")]
+    Over,
+    #[error("ORDER BY over a stream would wait for its end, which never comes")]
+    OrderBy,
+    #[error("LIMIT over a stream has no meaning: the stream has no first rows of a whole")]
+    Limit,
+    #[error("GROUP BY without a window would keep every group for ever")]
+    NoWindow,
+    #[error("GROUPING SETS, CUBE and ROLLUP are not supported over a stream")]
+    GroupingSets,
+    #[error("a join of two streams would keep every row of both for ever")]
+    StreamJoin,
+    #[error("a {0} join that keeps the table's unmatched rows cannot end: a later row of the stream may still match")]
+    OuterTable(String),
+    #[error("a subquery over a stream would keep every row of it for ever")]
+    StreamSubquery,
+    #[error("the result has two columns named `{0}`")]
+    DuplicateColumn(String),
+    #[error("{0} needs its input sorted, which is not supported yet")]
+    SortedAggregate(String),
+    #[error("`{0}` is not supported over a stream")]
+    Other(String),
+}
+
+impl Refusal {
+    /// The nearest form that works.
+    pub(crate) fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoStream => "name a source (without `table:`) or another step in FROM",
+            Self::Distinct => {
+                "use a window: SELECT …, window_start FROM TUMBLE(stream, ts, INTERVAL '1 minute') \
+                 GROUP BY …, window_start, window_end"
+            }
+            Self::Over => "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end",
+            Self::OrderBy => "leave it out; rows keep their order per key",
+            Self::Limit => "leave it out, or filter with WHERE",
+            Self::NoWindow => {
+                "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, window_end"
+            }
+            Self::GroupingSets => "write one step per grouping",
+            Self::StreamJoin => "join a stream with a table (`table:` on the source), or bring streams together by UNION ALL",
+            Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
+            Self::StreamSubquery => "use a table in the subquery",
+            Self::DuplicateColumn(_) => "give one of them another name with AS",
+            Self::SortedAggregate(_) | Self::Other(_) => return None,
+        };
+        Some(hint.to_owned())
+    }
+
+    /// Where the reason stands in the SQL: line and column from 1.
+    pub(crate) fn locate(&self, statement: &Statement) -> Option<(u64, u64)> {
+        let mut finder = Finder { refusal: self, found: None };
+        let _: ControlFlow<()> = statement.visit(&mut finder);
+        finder.found.filter(|span| span.start.line > 0).map(|span| (span.start.line, span.start.column))
+    }
+}
+
+/// Looks for the first place that a refusal is about.
+struct Finder<'a> {
+    refusal: &'a Refusal,
+    found: Option<Span>,
+}
+
+impl Finder<'_> {
+    fn take(&mut self, span: Span) -> ControlFlow<()> {
+        if span.start.line == 0 {
+            return ControlFlow::Continue(());
+        }
+        self.found = Some(span);
+        ControlFlow::Break(())
+    }
+
+    fn select(&mut self, select: &Select) -> ControlFlow<()> {
+        match self.refusal {
+            Refusal::Distinct => match &select.distinct {
+                Some(Distinct::Distinct | Distinct::On(_)) => self.take(select.span()),
+                _ => ControlFlow::Continue(()),
+            },
+            Refusal::NoWindow | Refusal::GroupingSets => match &select.group_by {
+                GroupByExpr::Expressions(expressions, _) if !expressions.is_empty() => self.take(expressions[0].span()),
+                GroupByExpr::All(_) | GroupByExpr::Expressions(..) => self.take(select.span()),
+            },
+            Refusal::StreamJoin | Refusal::OuterTable(_) => {
+                let join = select.from.iter().find_map(|from| from.joins.first());
+                match join {
+                    Some(join) => self.take(join.relation.span()),
+                    None => select.from.get(1).map_or(ControlFlow::Continue(()), |from| self.take(from.span())),
+                }
+            }
+            Refusal::DuplicateColumn(_) | Refusal::NoStream | Refusal::Other(_) => self.take(select.span()),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}
+
+impl Visitor for Finder<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        match self.refusal {
+            Refusal::OrderBy => {
+                if let Some(order) = &query.order_by {
+                    return self.take(order.span());
+                }
+            }
+            Refusal::Limit => {
+                if let Some(limit) = &query.limit_clause {
+                    return self.take(limit.span());
+                }
+            }
+            _ => {}
+        }
+        if let (
+            Refusal::Distinct,
+            SetExpr::SetOperation { op: SetOperator::Union, set_quantifier: SetQuantifier::None, right, .. },
+        ) = (self.refusal, query.body.as_ref())
+        {
+            return self.take(right.span());
+        }
+        if let SetExpr::Select(select) = query.body.as_ref() {
+            return self.select(select);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+        match (self.refusal, expression) {
+            (Refusal::Over, Expr::Function(function)) if function.over.is_some() => self.take(expression.span()),
+            (Refusal::StreamSubquery, Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Subquery(_)) => {
+                self.take(expression.span())
+            }
+            _ => ControlFlow::Continue(()),
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! The SQL session of one pipeline: functions, settings, and the names in FROM.
+
+use std::sync::Arc;
+
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::functions::ScalarFunction;
+use crate::sql::clock;
+use crate::sql::tumble::TumblePlanner;
+use crate::sql::udf::WasmFunction;
+
+/// The rows per batch inside a physical plan.
+const BATCH_ROWS: usize = 8192;
+
+/// A session with every DataFusion function, the JSON functions, the clock and `functions`.
+pub(crate) fn create(functions: &[Arc<dyn ScalarFunction>]) -> datafusion::common::Result<SessionContext> {
+    let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
+    let options = config.options_mut();
+    // A plan that is run again and again must not carry filters from one run into the next.
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    // Plain text arrays: what decoders build and snapshots write.
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    // Statements nested deeper are refused by the parser instead of overflowing the stack.
+    options.sql_parser.recursion_limit = 100;
+    let mut state: SessionState = SessionStateBuilder::new().with_config(config).with_default_features().build();
+    datafusion_functions_json::register_all(&mut state)?;
+    state.register_relation_planner(Arc::new(TumblePlanner))?;
+    let context = SessionContext::new_with_state(state);
+    for function in clock::functions() {
+        context.register_udf(function);
+    }
+    for function in functions {
+        context.register_udf(WasmFunction::create(function.clone()));
+    }
+    Ok(context)
+}

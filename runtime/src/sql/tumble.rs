@@ -1,0 +1,220 @@
+//! `FROM TUMBLE(stream, time column, size [, offset])`: the window table function, as the SQL planner sees it.
+//!
+//! It only resolves and checks; assigning rows to windows is the operator
+//! [`crate::engine::operators::window_assign`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema, TimeUnit};
+use datafusion::common::{DFSchema, Diagnostic, Result, ScalarValue, Span, plan_datafusion_err};
+use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
+use datafusion::sql::sqlparser::ast::{
+    Expr as SqlExpr, FunctionArg, FunctionArgExpr, ObjectName, Spanned, TableAlias, TableFactor,
+};
+
+use crate::sql::relation::{StreamRelation, as_stream, stream_of};
+use crate::sql::{EVENT_TIME, WINDOW_BOUND};
+
+/// A tumbling window: [start, start + size), aligned to the epoch plus the offset.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Tumble {
+    /// The index of the event-time column in the stream's schema.
+    pub(crate) time_column: usize,
+    /// The window's length.
+    pub(crate) size_ns: i64,
+    /// How far the windows are shifted from the epoch.
+    pub(crate) offset_ns: i64,
+}
+
+/// The table functions that are known and not yet supported, with the name to tell.
+const LATER: &[&str] = &["hop", "cumulate", "session"];
+
+/// Plans `TUMBLE(…)` in FROM.
+#[derive(Debug)]
+pub(crate) struct TumblePlanner;
+
+impl RelationPlanner for TumblePlanner {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
+        let (name, alias, arguments) = match &relation {
+            TableFactor::Table { name, alias, args: Some(arguments), .. } => (name, alias, &arguments.args),
+            TableFactor::Function { name, alias, args, .. } => (name, alias, args),
+            _ => return Ok(RelationPlanning::Original(Box::new(relation))),
+        };
+        let function = name.to_string().to_lowercase();
+        if LATER.contains(&function.as_str()) {
+            let message = format!("the window function {} is not supported yet; use TUMBLE", function.to_uppercase());
+            return Err(at(message, name));
+        }
+        if function != "tumble" {
+            return Ok(RelationPlanning::Original(Box::new(relation)));
+        }
+        plan_tumble(name, alias.clone(), arguments, context).map(|plan| RelationPlanning::Planned(Box::new(plan)))
+    }
+}
+
+/// An error that points at `place` in the SQL.
+fn at(message: String, place: &impl Spanned) -> datafusion::common::DataFusionError {
+    let span = Span::try_from_sqlparser_span(place.span());
+    plan_datafusion_err!("{message}").with_diagnostic(Diagnostic::new_error(message, span))
+}
+
+const USAGE: &str = "TUMBLE(stream, time column, INTERVAL '1 minute' [, INTERVAL 'offset'])";
+
+fn plan_tumble(
+    name: &ObjectName,
+    alias: Option<TableAlias>,
+    arguments: &[FunctionArg],
+    context: &mut dyn RelationPlannerContext,
+) -> Result<PlannedRelation> {
+    let mut expressions = Vec::new();
+    for argument in arguments {
+        match argument {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expression)) => expressions.push(expression.clone()),
+            other => return Err(at(format!("{other} is no argument of TUMBLE; write {USAGE}"), other)),
+        }
+    }
+    let (stream, time, size, offset) = match &expressions[..] {
+        [stream, time, size] => (stream, time, size, None),
+        [stream, time, size, offset] => (stream, time, size, Some(offset)),
+        _ => {
+            let message = format!("TUMBLE takes 3 or 4 arguments and has {}; write {USAGE}", expressions.len());
+            return Err(at(message, name));
+        }
+    };
+    let (relation, reference) = stream_argument(stream, context)?;
+    let time_column = time_argument(time, &relation, context)?;
+    let size_ns = interval_argument("size", size, context)?;
+    if size_ns <= 0 {
+        return Err(at("the window's size must be more than 0".into(), size));
+    }
+    let offset_ns = offset.map_or(Ok(0), |offset| interval_argument("offset", offset, context))?;
+    let window = Tumble { time_column, size_ns, offset_ns };
+    let time_type = relation.schema.field(time_column).data_type().clone();
+    let mut fields: Vec<_> = relation.schema.fields().iter().cloned().collect();
+    for (column, bound) in [("window_start", "start"), ("window_end", "end")] {
+        if relation.schema.column_with_name(column).is_some() {
+            return Err(at(format!("{stream} already has a column {column}, which TUMBLE would add"), stream));
+        }
+        let metadata = HashMap::from([(WINDOW_BOUND.to_owned(), bound.to_owned())]);
+        fields.push(Arc::new(Field::new(column, time_type.clone(), false).with_metadata(metadata)));
+    }
+    let schema = Arc::new(Schema::new(fields));
+    let windowed = StreamRelation { node: relation.node, schema, window: Some(window) };
+    let plan = LogicalPlanBuilder::scan(reference, provider_as_source(Arc::new(windowed)), None)?.build()?;
+    Ok(PlannedRelation::new(plan, alias))
+}
+
+/// The stream that TUMBLE's first argument names.
+fn stream_argument(
+    argument: &SqlExpr,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<(StreamRelation, datafusion::common::TableReference)> {
+    let idents = match argument {
+        SqlExpr::Identifier(ident) => vec![ident.clone()],
+        SqlExpr::CompoundIdentifier(idents) => idents.clone(),
+        other => {
+            let message = format!("TUMBLE's first argument is the name of a source or step, not `{other}`");
+            return Err(at(message, other));
+        }
+    };
+    let name = ObjectName::from(idents);
+    let factor = TableFactor::Table {
+        name,
+        alias: None,
+        args: None,
+        with_hints: vec![],
+        version: None,
+        with_ordinality: false,
+        partitions: vec![],
+        json_path: None,
+        sample: None,
+        index_hints: vec![],
+    };
+    let plan = context.plan(factor)?;
+    let Some((scan, provider)) = as_stream(&plan) else {
+        let message = format!("`{argument}` is not a stream; TUMBLE takes a source or a step by its name");
+        return Err(at(message, argument));
+    };
+    let Some(stream) = stream_of(&provider) else {
+        return Err(at(format!("`{argument}` is not a stream"), argument));
+    };
+    let stream = StreamRelation { node: stream.node, schema: stream.schema.clone(), window: None };
+    Ok((stream, scan.table_name.clone()))
+}
+
+/// The event-time column that TUMBLE's second argument names.
+fn time_argument(
+    argument: &SqlExpr,
+    stream: &StreamRelation,
+    context: &mut dyn RelationPlannerContext,
+) -> Result<usize> {
+    let ident = match argument {
+        SqlExpr::Identifier(ident) => ident.clone(),
+        SqlExpr::CompoundIdentifier(idents) if !idents.is_empty() => idents[idents.len() - 1].clone(),
+        other => {
+            return Err(at(format!("TUMBLE's second argument is the event-time column, not `{other}`"), other));
+        }
+    };
+    let name = context.normalize_ident(ident);
+    let event_time = stream.schema.fields().iter().position(|field| field.metadata().contains_key(EVENT_TIME));
+    let Some(event_time) = event_time else {
+        let message = "this stream has no event time: give its source `event_time: {column: …, watermark: …}`, and let \
+                       the steps in between pass that column on";
+        return Err(at(message.into(), argument));
+    };
+    let expected = stream.schema.field(event_time);
+    if expected.name() != &name {
+        return Err(at(format!("`{name}` is not the event-time column; that is `{}`", expected.name()), argument));
+    }
+    if !matches!(expected.data_type(), DataType::Timestamp(_, _)) {
+        return Err(at(format!("`{name}` is {}, not a timestamp", expected.data_type()), argument));
+    }
+    Ok(event_time)
+}
+
+/// A fixed interval in nanoseconds.
+fn interval_argument(what: &str, argument: &SqlExpr, context: &mut dyn RelationPlannerContext) -> Result<i64> {
+    let expression = context.sql_to_expr(argument.clone(), &DFSchema::empty())?;
+    let wrong = || at(format!("the window's {what} is an interval, such as INTERVAL '1 minute'"), argument);
+    let (Expr::Literal(value, _), negative) = (match &expression {
+        Expr::Negative(inner) => (inner.as_ref(), true),
+        other => (other, false),
+    }) else {
+        return Err(wrong());
+    };
+    let nanoseconds = match value {
+        ScalarValue::IntervalMonthDayNano(Some(IntervalMonthDayNano { months: 0, days, nanoseconds })) => {
+            i64::from(*days).checked_mul(DAY_NS).and_then(|days| days.checked_add(*nanoseconds))
+        }
+        ScalarValue::IntervalDayTime(Some(interval)) => i64::from(interval.days)
+            .checked_mul(DAY_NS)
+            .and_then(|days| days.checked_add(i64::from(interval.milliseconds) * 1_000_000)),
+        ScalarValue::IntervalMonthDayNano(Some(_)) | ScalarValue::IntervalYearMonth(Some(_)) => {
+            let message = format!("the window's {what} cannot be months or years yet; days are 24 hours");
+            return Err(at(message, argument));
+        }
+        _ => return Err(wrong()),
+    };
+    nanoseconds
+        .map(|n| if negative { -n } else { n })
+        .ok_or_else(|| at(format!("the window's {what} is longer than 292 years"), argument))
+}
+
+const DAY_NS: i64 = 86_400_000_000_000;
+
+/// How many nanoseconds one unit of a timestamp column has.
+pub(crate) fn unit_ns(unit: TimeUnit) -> i64 {
+    match unit {
+        TimeUnit::Second => 1_000_000_000,
+        TimeUnit::Millisecond => 1_000_000,
+        TimeUnit::Microsecond => 1_000,
+        TimeUnit::Nanosecond => 1,
+    }
+}
