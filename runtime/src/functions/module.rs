@@ -112,17 +112,16 @@ fn beside(file: &Path) -> Option<String> {
     let folder = file.parent()?;
     let Ok(entries) = folder.read_dir() else { return Some(format!("there is no folder {} either", folder.display())) };
     let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.ends_with(".wasm"))
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.strip_suffix(".wasm").map(str::to_owned))
         .collect();
     names.sort_unstable();
-    let written = file.file_name()?.to_string_lossy();
+    let written = file.file_stem()?.to_string_lossy();
     match nearest(&written, names.iter().map(String::as_str)) {
-        Some(near) => Some(format!("did you mean `{near}`?")),
+        Some(near) => Some(format!("did you mean `{near}.wasm`?")),
         None if names.is_empty() => None,
         None => {
             names.truncate(10);
-            Some(format!("the folder has {}", names.join(", ")))
+            Some(format!("the folder has {}.wasm", names.join(".wasm, ")))
         }
     }
 }
