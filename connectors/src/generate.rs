@@ -17,6 +17,11 @@ impl GenerateConfig {
         Err(ConnectorError::configuration("", "not written yet"))
     }
 
+    /// The columns.
+    pub fn schema(&self) -> Result<arrow::datatypes::SchemaRef, ConnectorError> {
+        Err(ConnectorError::configuration("", "not written yet"))
+    }
+
     /// True where a number of rows is set.
     pub fn bounded(&self) -> bool {
         false

@@ -35,6 +35,11 @@ pub trait Source: Send {
 
     /// Lets go of connections. Called once, after the last commit.
     async fn close(&mut self) -> Result<(), ConnectorError>;
+
+    /// How many messages of each partition are still to be read, where that is known.
+    fn lag(&self) -> Vec<(Arc<str>, u64)> {
+        Vec::new()
+    }
 }
 
 /// What [`Source::next`] returns.

@@ -1,4 +1,8 @@
 //! Millstream: a folder of YAML files, run as streaming pipelines.
 
+pub(crate) mod engine;
 pub mod functions;
+pub mod metrics;
+pub mod plan;
 pub mod spec;
+pub(crate) mod sql;

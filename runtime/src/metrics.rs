@@ -56,8 +56,9 @@ impl Metrics {
             register(&registry, IntGaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
         };
         let (source, operator, sink) = (["pipeline", "source"], ["pipeline", "operator"], ["pipeline", "sink"]);
-        let epoch_options = HistogramOpts::new("millstream_epoch_seconds", "Time from a barrier to its durable snapshot")
-            .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0]);
+        let epoch_options =
+            HistogramOpts::new("millstream_epoch_seconds", "Time from a barrier to its durable snapshot")
+                .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0]);
         Ok(Self {
             source_rows: counter("source_rows_total", "Rows that a source delivered", &source)?,
             source_bytes: counter("source_bytes_total", "Payload bytes that a source delivered", &source)?,

@@ -57,14 +57,8 @@ pub(crate) struct Gauge(Arc<Shared>);
 
 /// A new edge.
 pub(crate) fn channel(bounds: Bounds) -> (Sender, Receiver) {
-    let state = State {
-        queue: VecDeque::new(),
-        rows: 0,
-        bytes: 0,
-        sender_gone: false,
-        receiver_gone: false,
-        receiver: None,
-    };
+    let state =
+        State { queue: VecDeque::new(), rows: 0, bytes: 0, sender_gone: false, receiver_gone: false, receiver: None };
     let shared = Arc::new(Shared { state: Mutex::new(state), room: Notify::new(), bounds });
     (Sender(shared.clone()), Receiver(shared))
 }

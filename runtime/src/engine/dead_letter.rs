@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, StringArray, TimestampNanosecondArray};
+use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use base64::Engine as _;
 use bytes::Bytes;
@@ -115,9 +115,8 @@ fn to_batch(pipeline: &str, letters: &[Letter]) -> Result<RecordBatch, RunError>
     let text = |of: &dyn Fn(&Letter) -> Option<String>| -> ArrayRef {
         Arc::new(letters.iter().map(of).collect::<StringArray>())
     };
-    let utf8 = |letter: &Letter| {
-        letter.payload.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok().map(str::to_owned))
-    };
+    let utf8 =
+        |letter: &Letter| letter.payload.as_ref().and_then(|bytes| std::str::from_utf8(bytes).ok().map(str::to_owned));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(TimestampNanosecondArray::from_value(now, letters.len()).with_timezone("+00:00")),
         text(&|_| Some(pipeline.to_owned())),
@@ -195,6 +194,8 @@ fn report(pipeline: &str, rejected: &[millstream_connectors::Rejected]) {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::Array;
+
     use super::*;
 
     #[test]

@@ -110,7 +110,8 @@ impl EventClock {
         }
         let others = self.minimum_of_others(partition);
         let delay = self.delay_ns;
-        let own = self.partitions.entry(partition.clone()).or_insert(Partition { newest: None, last_row: now, idle: false });
+        let own =
+            self.partitions.entry(partition.clone()).or_insert(Partition { newest: None, last_row: now, idle: false });
         own.last_row = now;
         own.idle = false;
         let mut newest = own.newest;
@@ -172,7 +173,12 @@ impl EventClock {
     }
 
     /// The rows with a usable time, and their times in nanoseconds.
-    fn usable(&self, batch: RecordBatch, wall_ns: i64, timed: &mut Timed) -> Result<(RecordBatch, Int64Array), ArrowError> {
+    fn usable(
+        &self,
+        batch: RecordBatch,
+        wall_ns: i64,
+        timed: &mut Timed,
+    ) -> Result<(RecordBatch, Int64Array), ArrowError> {
         let column = batch.column(self.plan.column);
         let DataType::Timestamp(unit, _) = column.data_type() else {
             return Err(ArrowError::SchemaError("the event time is no timestamp".into()));
@@ -180,9 +186,10 @@ impl EventClock {
         let factor = unit_ns(*unit);
         let values = cast(column, &DataType::Int64)?;
         let values = values.as_primitive::<Int64Type>();
-        let limit = self.plan.max_ahead.map(|ahead| {
-            wall_ns.saturating_add(i64::try_from(ahead.as_nanos()).unwrap_or(i64::MAX))
-        });
+        let limit = self
+            .plan
+            .max_ahead
+            .map(|ahead| wall_ns.saturating_add(i64::try_from(ahead.as_nanos()).unwrap_or(i64::MAX)));
         let mut times = Vec::with_capacity(batch.num_rows());
         let mut refused = Vec::new();
         for row in 0..batch.num_rows() {

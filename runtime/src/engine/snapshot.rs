@@ -112,7 +112,7 @@ impl SnapshotStore {
 
     /// The epochs that have a manifest, newest first.
     fn epochs(&self) -> io::Result<Vec<Epoch>> {
-        let mut epochs = Vec::new();
+        let mut epochs: Vec<Epoch> = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "json")
@@ -230,7 +230,8 @@ mod tests {
     use super::*;
 
     fn snapshot(epoch: Epoch) -> Snapshot {
-        let batch = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![epoch as i64; 100])) as _)]).unwrap();
+        let batch =
+            RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![epoch as i64; 100])) as _)]).unwrap();
         Snapshot {
             epoch,
             sinks: [("out".to_owned(), vec![0, 255])].into(),

@@ -120,6 +120,10 @@ impl SourceTask {
     async fn take(&mut self, event: SourceEvent) -> Result<Option<usize>, Interrupt> {
         let (partition, position, rows) = match event {
             SourceEvent::End => return Ok(None),
+            SourceEvent::Header(line) => {
+                self.decoder.iter_mut().for_each(|decoder| decoder.header(&line));
+                return Ok(Some(usize::MAX));
+            }
             SourceEvent::Partitions(partitions) => {
                 let element = self.clock.as_mut().and_then(|clock| clock.set_partitions(&partitions, Instant::now()));
                 self.emit(element).await?;

@@ -2,5 +2,6 @@
 //!
 //! Only this module parses YAML.
 
+pub mod connector;
 pub mod model;
 pub mod problem;

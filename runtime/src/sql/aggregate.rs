@@ -45,7 +45,8 @@ impl Lowering<'_> {
     /// Adds the nodes of `aggregate` and returns the operator's.
     pub(crate) fn aggregate(&mut self, aggregate: Aggregate) -> Result<NodeId> {
         let groups = groups(&aggregate)?;
-        let simplifier = ExprSimplifier::new(SimplifyContext::builder().with_schema(aggregate.input.schema().clone()).build());
+        let simplifier =
+            ExprSimplifier::new(SimplifyContext::builder().with_schema(aggregate.input.schema().clone()).build());
         let mut inputs = Inputs { expressions: Vec::new() };
         for expression in groups.keys.iter().chain([&groups.start, &groups.end]) {
             inputs.column(expression.clone());
@@ -81,7 +82,8 @@ impl Lowering<'_> {
         let mut windows = Vec::new();
         let walked = datafusion::common::tree_node::TreeNode::apply(aggregate.input.as_ref(), |node: &LogicalPlan| {
             if let Some((_, provider)) = crate::sql::relation::as_stream(node)
-                && let Some(window) = crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
+                && let Some(window) =
+                    crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
             {
                 windows.push(format!("tumble {} {}", window.size_ns, window.offset_ns));
             }
@@ -149,11 +151,7 @@ struct Call {
 }
 
 /// Moves the arguments of an aggregate into the region, all but constants, which some aggregates need to see.
-fn move_arguments(
-    expression: &Expr,
-    inputs: &mut Inputs,
-    simplifier: &ExprSimplifier,
-) -> Result<Call> {
+fn move_arguments(expression: &Expr, inputs: &mut Inputs, simplifier: &ExprSimplifier) -> Result<Call> {
     let name = expression.schema_name().to_string();
     let Expr::AggregateFunction(AggregateFunction { func, params }) = expression.clone().unalias() else {
         return Err(DataFusionError::Internal(format!("{expression} is no aggregate")));

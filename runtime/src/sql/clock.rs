@@ -8,13 +8,14 @@ use std::sync::Arc;
 use arrow::array::{Date32Array, Time64NanosecondArray, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::{Result, ScalarValue};
-use datafusion::logical_expr::{
-    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
-};
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 
 /// The functions, to be registered over DataFusion's own.
 pub(crate) fn functions() -> Vec<ScalarUDF> {
-    [Clock::Now, Clock::Date, Clock::Time].into_iter().map(|clock| ScalarUDF::new_from_impl(WallClock::new(clock))).collect()
+    [Clock::Now, Clock::Date, Clock::Time]
+        .into_iter()
+        .map(|clock| ScalarUDF::new_from_impl(WallClock::new(clock)))
+        .collect()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -120,7 +120,8 @@ impl Lowering<'_> {
     /// A slot that has the columns of `schema` under their qualified names.
     fn slot(&self, index: usize, schema: &datafusion::common::DFSchema) -> Result<LogicalPlan> {
         let table = format!("__state_{index}");
-        let fields = schema.fields().iter().enumerate().map(|(i, field)| field.as_ref().clone().with_name(format!("c{i}")));
+        let fields =
+            schema.fields().iter().enumerate().map(|(i, field)| field.as_ref().clone().with_name(format!("c{i}")));
         let slot = SlotRelation { index, schema: Arc::new(Schema::new(fields.collect::<Vec<Field>>())) };
         let names = schema.iter().enumerate().map(|(i, (qualifier, field))| {
             Expr::Column(Column::new(Some(table.as_str()), format!("c{i}")))

@@ -47,14 +47,18 @@ impl Refusal {
                 "use a window: SELECT …, window_start FROM TUMBLE(stream, ts, INTERVAL '1 minute') \
                  GROUP BY …, window_start, window_end"
             }
-            Self::Over => "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end",
+            Self::Over => {
+                "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"
+            }
             Self::OrderBy => "leave it out; rows keep their order per key",
             Self::Limit => "leave it out, or filter with WHERE",
             Self::NoWindow => {
                 "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, window_end"
             }
             Self::GroupingSets => "write one step per grouping",
-            Self::StreamJoin => "join a stream with a table (`table:` on the source), or bring streams together by UNION ALL",
+            Self::StreamJoin => {
+                "join a stream with a table (`table:` on the source), or bring streams together by UNION ALL"
+            }
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
             Self::StreamSubquery => "use a table in the subquery",
             Self::DuplicateColumn(_) => "give one of them another name with AS",

@@ -102,15 +102,11 @@ impl RegionInstance {
             while let Some(batch) = stream.try_next().await? {
                 if batch.num_rows() > 0 {
                     // The plan's own schema may lack the metadata that marks event time and windows.
-                    results.push(batch.with_schema(self.schema.clone()).or_else(|_| self.rewrap(&batch))?);
+                    results.push(RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec())?);
                 }
             }
         }
         Ok(results)
-    }
-
-    fn rewrap(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        Ok(RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec())?)
     }
 
     fn reset(&mut self) -> Result<()> {

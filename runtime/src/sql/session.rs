@@ -22,8 +22,6 @@ pub(crate) fn create(functions: &[Arc<dyn ScalarFunction>]) -> datafusion::commo
     // Plain text arrays: what decoders build and snapshots write.
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
-    // Statements nested deeper are refused by the parser instead of overflowing the stack.
-    options.sql_parser.recursion_limit = 100;
     let mut state: SessionState = SessionStateBuilder::new().with_config(config).with_default_features().build();
     datafusion_functions_json::register_all(&mut state)?;
     state.register_relation_planner(Arc::new(TumblePlanner))?;

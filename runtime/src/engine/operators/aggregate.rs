@@ -125,7 +125,8 @@ impl WindowAggregate {
         intern(window, &batch.columns()[..self.plan.keys], batch.num_rows(), &mut self.group_ids)?;
         let groups = window.group_count();
         for (call, accumulator) in self.plan.calls.iter().zip(&mut window.accumulators) {
-            let arguments = call.arguments.iter().map(|argument| argument.evaluate(batch)?.into_array(batch.num_rows()));
+            let arguments =
+                call.arguments.iter().map(|argument| argument.evaluate(batch)?.into_array(batch.num_rows()));
             let arguments = arguments.collect::<DataFusionResult<Vec<_>>>()?;
             let filter = call.filter.map(|column| batch.column(column).as_boolean());
             accumulator.update_batch(&arguments, &self.group_ids, filter, groups)?;
@@ -252,7 +253,11 @@ fn in_order(array: &ArrayRef, order: Option<&UInt32Array>) -> DataFusionResult<A
 }
 
 /// The rows of `batch` by window. Mostly all are in one, and then nothing is copied.
-fn by_window(batch: &RecordBatch, ends: &Int64Array, starts: &Int64Array) -> DataFusionResult<Vec<(WindowKey, RecordBatch)>> {
+fn by_window(
+    batch: &RecordBatch,
+    ends: &Int64Array,
+    starts: &Int64Array,
+) -> DataFusionResult<Vec<(WindowKey, RecordBatch)>> {
     let key = |row: usize| (ends.value(row), starts.value(row));
     if batch.num_rows() == 0 {
         return Ok(vec![]);

@@ -39,12 +39,12 @@ pub(crate) fn bounds(time: i64, size: i64, offset: i64) -> Option<(i64, i64)> {
 impl Operator for WindowAssign {
     async fn batch(&mut self, _: usize, batch: RecordBatch, out: &mut Output) -> Result<(), RunError> {
         let failed = |error: arrow::error::ArrowError| RunError::fatal(format!("step {}", self.step), error);
-        let times = batch.column(self.window.time_column);
+        let times = batch.column(self.window.time_column).clone();
         let DataType::Timestamp(unit, _) = times.data_type().clone() else {
             return Err(RunError::fatal(format!("step {}", self.step), "the event time is no timestamp"));
         };
         let factor = unit_ns(unit);
-        let values = cast(times, &DataType::Int64).map_err(failed)?;
+        let values = cast(&times, &DataType::Int64).map_err(failed)?;
         let values = values.as_primitive::<Int64Type>();
         let (mut starts, mut ends) = (Vec::with_capacity(batch.num_rows()), Vec::with_capacity(batch.num_rows()));
         let (mut late, mut broken) = (vec![false; batch.num_rows()], Vec::new());

@@ -1,0 +1,385 @@
+//! Streams and tables of a plan.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use indexmap::IndexMap;
+use millstream_connectors::config::{SourceConfig, TableConfig};
+use millstream_connectors::format::{DecodeOptions, Decoder, FormatConfig};
+use millstream_connectors::ingest::IngestConfig;
+use millstream_connectors::source::MetadataField;
+use millstream_connectors::{BuiltSource, ConnectorError, SourceContext, Table};
+
+use super::{Builder, connector_problem, unknown_name};
+use crate::engine::event_time::EventTimePlan;
+use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
+use crate::spec::model::{ColumnSpec, ConnectorSpec, EpochUnit, SourceSpec};
+use crate::spec::problem::{Part, Problem, nearest};
+use crate::sql::EVENT_TIME;
+use crate::sql::expression::SqlExpressions;
+use crate::sql::relation::{StreamRelation, TableRelation, TableRows};
+use crate::sql::types;
+
+/// A stream source.
+pub(crate) struct SourcePlan {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its node in the graph.
+    pub(crate) node: NodeId,
+    /// The connector's key in YAML.
+    pub(crate) connector: String,
+    pub(crate) config: SourceConfig,
+    pub(crate) context: SourceContext,
+    pub(crate) format: FormatConfig,
+    pub(crate) decode: DecodeOptions,
+    /// The columns with the metadata columns.
+    pub(crate) schema: SchemaRef,
+    /// The names of the metadata columns, and the fields that fill them.
+    pub(crate) metadata: Vec<(String, MetadataField)>,
+    pub(crate) event_time: Option<EventTimePlan>,
+    pub(crate) linger: Duration,
+    pub(crate) bounded: bool,
+    /// Set for a source that cannot replay.
+    pub(crate) ingest: Option<IngestConfig>,
+}
+
+impl SourcePlan {
+    /// The connector, not yet connected.
+    pub(crate) fn build(&self) -> Result<BuiltSource, ConnectorError> {
+        self.config.build(&self.context)
+    }
+
+    /// The decoder, for a source that delivers bytes.
+    pub(crate) fn decoder(&self) -> Result<Option<Box<dyn Decoder>>, ConnectorError> {
+        match self.config {
+            SourceConfig::Generate(_) => Ok(None),
+            _ => self.format.decoder(self.decode.clone()).map(Some),
+        }
+    }
+}
+
+/// A table.
+pub(crate) struct TablePlan {
+    /// Its name.
+    pub(crate) name: String,
+    pub(crate) table: Arc<dyn Table>,
+    pub(crate) key: Option<String>,
+    pub(crate) rows: TableRows,
+    /// Where its columns were read from, if it is a file.
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Declared columns, as Arrow has them.
+struct Columns {
+    schema: SchemaRef,
+    units: BTreeMap<String, TimeUnit>,
+}
+
+/// The key that `config` has in YAML.
+pub(super) fn key_of<T: serde::Serialize>(config: &T) -> String {
+    let value = serde_json::to_value(config).ok();
+    let key = value.as_ref().and_then(|value| value.as_object()?.keys().next().cloned());
+    key.unwrap_or_default()
+}
+
+impl Builder<'_> {
+    /// Plans all sources; those that fail are left out and reported.
+    pub(super) async fn sources(
+        &self,
+        graph: &mut Graph,
+        problems: &mut Vec<Problem>,
+    ) -> (Vec<SourcePlan>, Vec<TablePlan>) {
+        let (mut sources, mut tables) = (Vec::new(), Vec::new());
+        for (name, spec) in &self.spec.sources {
+            match &spec.connector {
+                ConnectorSpec::Source(config) => {
+                    if let Some(source) = self.source(name, spec, config, sources.len(), graph, problems) {
+                        sources.push(source);
+                    }
+                }
+                ConnectorSpec::Table(config) => {
+                    if let Some(table) = self.table(name, spec, config, problems) {
+                        tables.push(table);
+                    }
+                }
+            }
+        }
+        (sources, tables)
+    }
+
+    fn source(
+        &self,
+        name: &str,
+        spec: &SourceSpec,
+        config: &SourceConfig,
+        index: usize,
+        graph: &mut Graph,
+        problems: &mut Vec<Problem>,
+    ) -> Option<SourcePlan> {
+        let before = problems.len();
+        let connector = key_of(config);
+        let columns = self.stream_columns(name, spec, config, &connector, problems)?;
+        let metadata = metadata(name, spec, config, &connector, problems);
+        let event_time = event_time(name, spec, &columns.schema, config.bounded(), problems);
+        let schema = with_metadata(name, &columns.schema, &metadata, event_time.as_ref(), problems);
+        let limits = &self.spec.limits;
+        let context = SourceContext {
+            pipeline: self.name.to_owned(),
+            name: name.to_owned(),
+            base_dir: self.base_dir.to_owned(),
+            metadata: metadata.iter().map(|(_, field)| field.name.to_owned()).collect(),
+            batch_rows_max: limits.batch_rows_max,
+            batch_bytes_max: usize::try_from(limits.batch_bytes_max.0).unwrap_or(usize::MAX),
+            columns: columns.schema.clone(),
+            routes: self.environment.routes.clone(),
+            expressions: Arc::new(SqlExpressions(self.session.clone())),
+        };
+        let source = SourcePlan {
+            name: name.to_owned(),
+            node: graph.nodes.len(),
+            connector,
+            config: config.clone(),
+            context,
+            format: spec.format.clone().unwrap_or_default(),
+            decode: DecodeOptions {
+                columns: columns.schema.clone(),
+                declared: columns.schema,
+                timestamp_units: columns.units,
+            },
+            schema: schema.clone(),
+            metadata,
+            event_time,
+            linger: spec.linger.0,
+            bounded: config.bounded(),
+            ingest: config.ingest(),
+        };
+        let path = ["sources", name];
+        if let Err(error) = source.build() {
+            problems.push(connector_problem(&path, &source.connector, &error));
+        }
+        if let Err(error) = source.decoder() {
+            problems.push(connector_problem(&path, &source.connector, &error));
+        }
+        if problems.len() > before {
+            // The stream is still known by its columns, so that the SQL's own mistakes are found in the same go.
+            let kind = NodeKind::Source(usize::MAX);
+            self.register(name, graph, schema, kind, problems);
+            return None;
+        }
+        self.register(name, graph, schema, NodeKind::Source(index), problems);
+        Some(source)
+    }
+
+    /// Makes the stream known to SQL.
+    fn register(&self, name: &str, graph: &mut Graph, schema: SchemaRef, kind: NodeKind, problems: &mut Vec<Problem>) {
+        let node = graph.add(Node {
+            name: name.to_owned(),
+            step: None,
+            inputs: vec![],
+            keys: None,
+            schema: schema.clone(),
+            kind,
+            fingerprint: None,
+        });
+        let relation = StreamRelation { node, schema, window: None };
+        if let Err(error) = self.session.register_table(bare(name), Arc::new(relation)) {
+            problems.push(Problem::new(["sources", name], error.strip_backtrace()));
+        }
+    }
+
+    /// The declared columns, or those that the connector knows by itself.
+    fn stream_columns(
+        &self,
+        name: &str,
+        spec: &SourceSpec,
+        config: &SourceConfig,
+        connector: &str,
+        problems: &mut Vec<Problem>,
+    ) -> Option<Columns> {
+        if let Some(declared) = spec.resolved_columns() {
+            return columns(name, declared, problems);
+        }
+        if let SourceConfig::Generate(generate) = config {
+            return match generate.schema() {
+                Ok(schema) => Some(Columns { schema, units: BTreeMap::new() }),
+                Err(error) => {
+                    problems.push(connector_problem(&["sources", name], connector, &error));
+                    None
+                }
+            };
+        }
+        let problem = Problem::new(["sources", name], "the columns of this source are not declared").at(Part::Key);
+        problems.push(problem.hint(format!(
+            "write them here (columns: {{ts: timestamp, device: text, value: double}}), or name a contract (schema: …); \
+             types: {}",
+            types::COMMON
+        )));
+        None
+    }
+
+    fn table(
+        &self,
+        name: &str,
+        spec: &SourceSpec,
+        config: &TableConfig,
+        problems: &mut Vec<Problem>,
+    ) -> Option<TablePlan> {
+        let declared = match spec.resolved_columns() {
+            Some(declared) => Some(columns(name, declared, problems)?.schema),
+            None => None,
+        };
+        let table = match config.build(self.base_dir, declared, spec.format.as_ref()) {
+            Ok(table) => Arc::<dyn Table>::from(table),
+            Err(error) => {
+                problems.push(connector_problem(&["sources", name], &key_of(config), &error));
+                return None;
+            }
+        };
+        let schema = table.schema();
+        let key = spec.table.as_ref().and_then(|table| table.key.clone());
+        if let Some(key) = key.as_ref().filter(|key| schema.column_with_name(key).is_none()) {
+            let names: Vec<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+            problems.push(unknown_name(&["sources", name, "table", "key"], "column", key, &names));
+        }
+        let rows: TableRows = Arc::new(ArcSwap::from_pointee(RecordBatch::new_empty(schema)));
+        if let Err(error) = self.session.register_table(bare(name), Arc::new(TableRelation { rows: rows.clone() })) {
+            problems.push(Problem::new(["sources", name], error.strip_backtrace()));
+        }
+        Some(TablePlan { name: name.to_owned(), table, key, rows, file: None })
+    }
+}
+
+/// A name as it is, not split at dots nor folded to lower case.
+pub(super) fn bare(name: &str) -> datafusion::common::TableReference {
+    datafusion::common::TableReference::bare(name.to_owned())
+}
+
+fn columns(source: &str, declared: &IndexMap<String, ColumnSpec>, problems: &mut Vec<Problem>) -> Option<Columns> {
+    let (mut fields, mut units) = (Vec::new(), BTreeMap::new());
+    let mut failed = false;
+    for (name, column) in declared {
+        match types::parse(column.sql_type()) {
+            Ok(data_type) => {
+                if let Some(unit) = column.unit() {
+                    let is_time = matches!(data_type, DataType::Timestamp(_, _));
+                    if !is_time {
+                        let message = format!("`unit` is for timestamp columns; `{name}` is {}", column.sql_type());
+                        problems.push(Problem::new(["sources", source, "columns", name, "unit"], message));
+                        failed = true;
+                    }
+                    units.insert(name.clone(), time_unit(unit));
+                }
+                fields.push(Field::new(name, data_type, column.nullable()));
+            }
+            Err(message) => {
+                problems.push(Problem::new(["sources", source, "columns", name], message));
+                failed = true;
+            }
+        }
+    }
+    if fields.is_empty() && !failed {
+        problems.push(Problem::new(["sources", source, "columns"], "a source has at least one column"));
+        failed = true;
+    }
+    (!failed).then(|| Columns { schema: Arc::new(Schema::new(fields)), units })
+}
+
+fn time_unit(unit: EpochUnit) -> TimeUnit {
+    match unit {
+        EpochUnit::S => TimeUnit::Second,
+        EpochUnit::Ms => TimeUnit::Millisecond,
+        EpochUnit::Us => TimeUnit::Microsecond,
+        EpochUnit::Ns => TimeUnit::Nanosecond,
+    }
+}
+
+/// The metadata columns that were chosen, each with the connector's field.
+fn metadata(
+    source: &str,
+    spec: &SourceSpec,
+    config: &SourceConfig,
+    connector: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<(String, MetadataField)> {
+    let known = config.metadata_fields();
+    let mut chosen = Vec::new();
+    for (column, field) in &spec.metadata {
+        match known.iter().find(|candidate| candidate.name == field) {
+            Some(found) => chosen.push((column.clone(), found.clone())),
+            None if known.is_empty() => {
+                let message = format!("the connector {connector} has no metadata");
+                problems.push(Problem::new(["sources", source, "metadata"], message));
+                return chosen;
+            }
+            None => {
+                let names: Vec<String> = known.iter().map(|field| field.name.to_owned()).collect();
+                let path = ["sources", source, "metadata", column];
+                problems.push(unknown_name(&path, "metadata field", field, &names));
+            }
+        }
+    }
+    chosen
+}
+
+fn event_time(
+    source: &str,
+    spec: &SourceSpec,
+    schema: &SchemaRef,
+    bounded: bool,
+    problems: &mut Vec<Problem>,
+) -> Option<EventTimePlan> {
+    let event_time = spec.event_time.as_ref()?;
+    let path = ["sources", source, "event_time", "column"];
+    let Some((index, field)) = schema.column_with_name(&event_time.column) else {
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let problem = Problem::new(path, format!("there is no column `{}`", event_time.column));
+        problems.push(match nearest(&event_time.column, names.iter().copied()) {
+            Some(name) => problem.hint(format!("did you mean `{name}`?")),
+            None => problem.hint(format!("there are: {}", names.join(", "))),
+        });
+        return None;
+    };
+    if !matches!(field.data_type(), DataType::Timestamp(_, _)) {
+        let message = format!("the event time must be a timestamp; `{}` is {}", event_time.column, field.data_type());
+        let hint =
+            format!("declare it so: {}: timestamp (integers since 1970 and RFC 3339 text are read)", field.name());
+        problems.push(Problem::new(path, message).hint(hint));
+        return None;
+    }
+    Some(EventTimePlan {
+        column: index,
+        delay: event_time.watermark.0,
+        idle_after: event_time.idle_after.0,
+        max_ahead: (!bounded).then_some(event_time.max_ahead.0),
+    })
+}
+
+/// The columns with those of the metadata, the event time marked.
+fn with_metadata(
+    source: &str,
+    columns: &SchemaRef,
+    metadata: &[(String, MetadataField)],
+    event_time: Option<&EventTimePlan>,
+    problems: &mut Vec<Problem>,
+) -> SchemaRef {
+    let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
+    if let Some(event_time) = event_time {
+        let marked = HashMap::from([(EVENT_TIME.to_owned(), source.to_owned())]);
+        let field = fields.remove(event_time.column).with_metadata(marked);
+        fields.insert(event_time.column, field);
+    }
+    for (column, field) in metadata {
+        if fields.iter().any(|known| known.name() == column) {
+            let message = format!("there is already a column `{column}`");
+            problems.push(Problem::new(["sources", source, "metadata", column], message).at(Part::Key));
+            continue;
+        }
+        fields.push(Field::new(column, field.data_type.clone(), true));
+    }
+    Arc::new(Schema::new(fields))
+}
