@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
-use millstream_connectors::config::{SinkConfig, SourceConfig};
+use millstream_connectors::config::SinkConfig;
 use millstream_connectors::format::FormatConfig;
 use millstream_connectors::units::{ByteSize, Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use super::connector::ConnectorSpec;
 
 /// A pipeline: one YAML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -56,15 +58,19 @@ pub struct PipelineSpec {
 }
 
 /// A stream or a table.
+// `remote = "Self"`: what is derived is only the part behind the hand-written impls in `connector.rs`, which bring the
+// connector's key (`mqtt:`) into `connector`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(rename = "SourceSpec")]
 pub struct SourceSpec {
-    /// What it reads from: exactly one connector.
-    #[serde(flatten)]
-    pub connector: SourceConfig,
+    /// What it reads from: exactly one connector, by its key. Which ones there are depends on `table`.
+    #[schemars(skip)]
+    pub connector: ConnectorSpec,
     /// How its bytes are read: `json` (the default), `csv`, `text` or `bytes`, or one of them with options.
     #[serde(default)]
     pub format: Option<FormatConfig>,
-    /// The name of a contract in `schemas/` that says the columns.
+    /// The contract that says the columns: a name in `schemas/`, or a path relative to this file.
     #[serde(default)]
     pub schema: Option<String>,
     /// The columns, written here.
@@ -90,6 +96,37 @@ pub struct SourceSpec {
 impl SourceSpec {
     fn default_linger() -> Duration {
         Duration::from_millis(5)
+    }
+
+    /// The columns that are declared, here or in the contract (the loader has brought those into `columns`).
+    pub fn resolved_columns(&self) -> Option<&IndexMap<String, ColumnSpec>> {
+        self.columns.as_ref()
+    }
+}
+
+impl ColumnSpec {
+    /// The SQL type as written.
+    pub fn sql_type(&self) -> &str {
+        match self {
+            Self::Type(sql_type) => sql_type,
+            Self::Detailed(detailed) => &detailed.sql_type,
+        }
+    }
+
+    /// The unit of integer timestamps, where it is said.
+    pub fn unit(&self) -> Option<EpochUnit> {
+        match self {
+            Self::Type(_) => None,
+            Self::Detailed(detailed) => detailed.unit,
+        }
+    }
+
+    /// False where null is an error of the message.
+    pub fn nullable(&self) -> bool {
+        match self {
+            Self::Type(_) => true,
+            Self::Detailed(detailed) => detailed.nullable,
+        }
     }
 }
 
@@ -275,8 +312,9 @@ pub struct SinkSpec {
     /// The step or source whose rows it takes; several where a list is given. A sink without it only takes late rows.
     #[serde(default)]
     pub from: Option<OneOrMany>,
-    /// Where it writes to: exactly one connector.
+    /// Where it writes to: exactly one connector, by its key.
     #[serde(flatten)]
+    #[schemars(skip)]
     pub connector: SinkConfig,
     /// How rows are written; the connector's default where this is missing (mostly `json`).
     #[serde(default)]
@@ -309,8 +347,9 @@ impl OneOrMany {
 /// The dead letter: a sink whose rows say what failed, why, where, with the original bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeadLetterSpec {
-    /// Where it writes to: exactly one connector.
+    /// Where it writes to: exactly one connector, by its key.
     #[serde(flatten)]
+    #[schemars(skip)]
     pub connector: SinkConfig,
     /// How letters are written; `json` where this is missing.
     #[serde(default)]

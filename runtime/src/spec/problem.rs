@@ -1,5 +1,7 @@
 //! A mistake in what the user wrote, said by its YAML path; the loader turns the path into file, line and column.
 
+use std::path::PathBuf;
+
 /// Where in the YAML tree: `["steps", "warm", "sql"]`; list items by their index.
 pub type Path = Vec<String>;
 
@@ -17,6 +19,14 @@ pub enum Part {
         /// Column within that line, in characters, from 1.
         column: u64,
     },
+    /// A place in the file itself, where no path can say it: a syntax error, a key written twice, a place inside
+    /// `${…}`.
+    Bytes {
+        /// The first byte.
+        start: usize,
+        /// The byte behind the last one.
+        end: usize,
+    },
 }
 
 /// How bad it is.
@@ -31,6 +41,8 @@ pub enum Severity {
 /// A mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// The file, where it is another one than the pipeline's own (a contract); `path` is then a path in that file.
+    pub file: Option<PathBuf>,
     /// Where.
     pub path: Path,
     /// Which part of it.
@@ -47,12 +59,27 @@ impl Problem {
     /// An error about the value at `path`.
     pub fn new(path: impl IntoIterator<Item = impl Into<String>>, message: impl Into<String>) -> Self {
         Self {
+            file: None,
             path: path.into_iter().map(Into::into).collect(),
             part: Part::Value,
             severity: Severity::Error,
             message: message.into(),
             hint: None,
         }
+    }
+
+    /// The same, as a warning.
+    #[must_use]
+    pub fn warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
+    /// The same, in another file than the pipeline's own.
+    #[must_use]
+    pub fn in_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.file = Some(file.into());
+        self
     }
 
     /// The same, with what to write instead.
@@ -70,12 +97,21 @@ impl Problem {
     }
 }
 
+/// Names longer than this are not compared in [`nearest`]: the distance costs the product of both lengths.
+const COMPARED_CHARS_MAX: usize = 100;
+
 /// The candidate nearest to `written`, if one is near enough to be meant: for hints.
 pub fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let length = written.chars().take(COMPARED_CHARS_MAX + 1).count();
+    if length > COMPARED_CHARS_MAX {
+        return None;
+    }
+    let written = written.to_lowercase();
     candidates
         .into_iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&written.to_lowercase(), &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count().min(written.chars().count()) / 3)
+        .filter(|candidate| candidate.len() <= 4 * COMPARED_CHARS_MAX)
+        .map(|candidate| (strsim::damerau_levenshtein(&written, &candidate.to_lowercase()), candidate))
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count().min(length) / 3)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
