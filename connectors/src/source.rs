@@ -35,6 +35,12 @@ pub trait Source: Send {
 
     /// Lets go of connections. Called once, after the last commit.
     async fn close(&mut self) -> Result<(), ConnectorError>;
+
+    /// For each partition how many messages the outside has that were not handed out yet, where the source knows it.
+    /// Must be cheap; it may be some seconds old.
+    fn lag(&self) -> Vec<(Arc<str>, u64)> {
+        Vec::new()
+    }
 }
 
 /// What [`Source::next`] returns.
