@@ -50,6 +50,10 @@ pub enum SourceEvent {
     Messages(MessageBatch),
     /// Rows that need no decoding.
     Rows(RowBatch),
+    /// The first line of the file from which the messages after this event come: to be handed to
+    /// [`crate::format::Decoder::header`] before they are decoded. Comes again whenever the file changes. Only files
+    /// have it.
+    Header(bytes::Bytes),
     /// The partitions that this source now reads, all of them. A partition that is new holds the watermark back until
     /// it has rows or is idle; one that is gone no longer does.
     Partitions(Vec<Arc<str>>),

@@ -4,8 +4,14 @@
 //! not fit its column is an error of that message, with a reason, and goes to the dead letter.
 
 mod bytes;
-mod csv;
-mod json;
+mod columns;
+pub(crate) mod csv;
+pub(crate) mod json;
+mod name;
+mod rows;
+mod single;
+#[cfg(test)]
+mod tests;
 mod text;
 
 use std::collections::BTreeMap;
@@ -14,13 +20,14 @@ use ::bytes::Bytes;
 use arrow::array::{BinaryArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, TimeUnit};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::error::ConnectorError;
 
 /// How bytes are read or written: a name (`json`), or a name with options (`csv: {delimiter: ";"}`).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(transform = name::or_name_alone)]
 pub enum FormatConfig {
     /// JSON: an object per message. Nested objects are structs, arrays are lists.
     Json(json::JsonConfig),
@@ -46,6 +53,12 @@ pub struct DecodeOptions {
 
 /// Bytes to rows.
 pub trait Decoder: Send {
+    /// The messages that follow come from a file whose first line is this (see [`crate::SourceEvent::Header`]). CSV finds
+    /// its column names in it; the line itself still comes as a message, which the decoder then knows to skip.
+    fn header(&mut self, first_line: &[u8]) {
+        let _ = first_line;
+    }
+
     /// Decodes each of `payloads`. Never fails as a whole: what cannot be read is in [`Decoded::errors`].
     fn decode(&mut self, payloads: &BinaryArray) -> Decoded;
 }
@@ -75,7 +88,7 @@ pub trait Encoder: Send {
     /// Encodes every row as one message, all into one buffer.
     fn encode(&mut self, rows: &RecordBatch) -> Result<Encoded, ConnectorError>;
 
-    /// What stands before the first message of a file (a CSV header), if anything.
+    /// What stands before the first message of a file (a CSV header, without its line break), if anything.
     fn file_header(&self) -> Option<Bytes> {
         None
     }
