@@ -36,7 +36,8 @@ pub trait Source: Send {
     /// Lets go of connections. Called once, after the last commit.
     async fn close(&mut self) -> Result<(), ConnectorError>;
 
-    /// How many messages of each partition are still to be read, where that is known.
+    /// For each partition how many messages the outside has that were not handed out yet, where the source knows it.
+    /// Must be cheap; it may be some seconds old.
     fn lag(&self) -> Vec<(Arc<str>, u64)> {
         Vec::new()
     }

@@ -1,38 +1,128 @@
-//! The connector `kafka` (stub: to be written).
+//! Apache Kafka, through librdkafka: what source and sink have in common.
+//!
+//! Options of ours have names and units that users can read; what librdkafka has beyond them goes through the
+//! `librdkafka` map, except what this connector must decide itself. Transactions are not here.
 
-use std::sync::LazyLock;
+mod assignment;
+mod batch;
+mod connection;
+mod consumer;
+mod delivery;
+mod record;
+mod sink;
+mod source;
+
+use std::borrow::Cow;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::error::ConnectorError;
-use crate::source::MetadataField;
-#[allow(unused_imports)]
-use crate::{PushSource, Sink, SinkContext, Source, SourceContext};
+pub use self::batch::METADATA;
+pub use self::sink::{Acks, Compression, KafkaSinkConfig, Partitioner};
+pub use self::source::{AssignmentStrategy, IsolationLevel, KafkaSourceConfig, StartOffset};
+use crate::secret::Secret;
 
-/// The metadata fields that a row of this source can carry.
-pub static METADATA: LazyLock<Vec<MetadataField>> = LazyLock::new(Vec::new);
-
-/// Options of the source.
+/// One text, or a list of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct KafkaSourceConfig {}
+#[serde(untagged)]
+pub enum TextOrList {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
 
-impl KafkaSourceConfig {
-    /// Checks the options and builds the source.
-    pub fn build(&self, _context: &SourceContext) -> Result<Box<dyn Source>, ConnectorError> {
-        Err(ConnectorError::configuration("", "not written yet"))
+impl TextOrList {
+    fn texts(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Many(texts) => texts,
+        }
     }
 }
 
-/// Options of the sink.
+/// TLS to the brokers. Their certificates and names are always checked.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct KafkaTls {
+    /// A PEM file with the certificates of the authorities to trust, relative to the YAML file. The system's where this
+    /// is missing.
+    pub ca: Option<String>,
+    /// A PEM file with the client's certificate, relative to the YAML file. Needs `key`.
+    pub cert: Option<String>,
+    /// A PEM file with the client's private key, relative to the YAML file. Needs `cert`.
+    pub key: Option<String>,
+    /// The password of the private key, where it has one.
+    pub key_password: Option<Secret>,
+}
+
+/// How to log in to the brokers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct KafkaSinkConfig {}
+pub struct KafkaSasl {
+    /// The mechanism: `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+    pub mechanism: SaslMechanism,
+    /// The user's name.
+    pub username: String,
+    /// The user's password.
+    pub password: Secret,
+}
 
-impl KafkaSinkConfig {
-    /// Checks the options and builds the sink.
-    pub fn build(&self, _context: &SinkContext) -> Result<Box<dyn Sink>, ConnectorError> {
-        Err(ConnectorError::configuration("", "not written yet"))
+/// A SASL mechanism.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum SaslMechanism {
+    /// User and password as they are; only sensible with `tls`.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// Challenge and response with SHA-256.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// Challenge and response with SHA-512.
+    #[serde(rename = "SCRAM-SHA-512")]
+    ScramSha512,
+    /// Not supported: it is known only so that the refusal can say so.
+    #[serde(rename = "OAUTHBEARER")]
+    #[schemars(skip)]
+    OauthBearer,
+}
+
+impl SaslMechanism {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+            Self::OauthBearer => "OAUTHBEARER",
+        }
     }
+}
+
+/// The value of an option of librdkafka. Texts are shown as `***`, because some of these options are secrets.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum LibrdkafkaValue {
+    /// True or false.
+    Bool(bool),
+    /// A whole number.
+    Number(i64),
+    /// A text.
+    Text(Secret),
+}
+
+impl LibrdkafkaValue {
+    fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Bool(value) => value.to_string().into(),
+            Self::Number(value) => value.to_string().into(),
+            Self::Text(value) => value.expose().into(),
+        }
+    }
+}
+
+fn default_metadata_max_age() -> crate::units::Duration {
+    crate::units::Duration::from_secs(30)
+}
+
+fn default_socket_timeout() -> crate::units::Duration {
+    crate::units::Duration::from_secs(60)
 }

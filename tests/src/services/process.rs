@@ -50,7 +50,7 @@ impl Process {
         let group = Pid::from_child(&child);
         // The guard leaves our group too, so that a Ctrl-C in the terminal does not end it before it has done its work.
         let guard = Command::new("sh")
-            .args(["-c", r#"cat >/dev/null; kill -9 -- "-$1"; [ -z "$2" ] || rm -rf -- "$2""#, "guard"])
+            .args(["-c", r#"cat >/dev/null; kill -s KILL -- "-$1"; [ -z "$2" ] || rm -rf -- "$2""#, "guard"])
             .arg(group.as_raw_nonzero().to_string())
             .arg(folder.unwrap_or(Path::new("")))
             .stdin(Stdio::piped())
@@ -119,5 +119,25 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill9();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_dies_with_the_process_that_started_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & wait"]);
+        let mut process = Process::start(&mut command, &folder.path().join("log"), Some(&inner)).unwrap();
+        // What the kernel does when this process dies, whatever the reason.
+        drop(process.guard.stdin.take());
+        assert_eq!(process.child.wait().unwrap().signal(), Some(9));
+        process.guard.wait().unwrap();
+        assert!(!inner.exists());
     }
 }
