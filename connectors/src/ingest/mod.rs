@@ -28,6 +28,8 @@
 //! // Durable: Future<Output = Result<(), IngestError>>, resolves when the messages are on disk.
 //! ```
 
+use bytes::Bytes;
+use futures::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +64,55 @@ impl Default for IngestConfig {
     }
 }
 
-/// Appends to the log (stub: to be written).
+// STAND-IN: only the surface of the contract, so that the HTTP source compiles; the real log replaces this file.
+
+/// One message with its metadata.
+#[derive(Debug, Clone)]
+pub struct IngestMessage {
+    /// The bytes; `None` is a tombstone.
+    pub payload: Option<Bytes>,
+    /// The metadata fields by name.
+    pub metadata: Vec<(&'static str, MetadataValue)>,
+}
+
+/// A value of a metadata field.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MetadataValue {
+    /// Nothing.
+    Null,
+    /// A text.
+    Text(String),
+    /// A number.
+    Int(i64),
+    /// True or false.
+    Bool(bool),
+    /// Nanoseconds since 1970.
+    Timestamp(i64),
+    /// Bytes.
+    Bytes(Bytes),
+    /// Names and values.
+    Pairs(Vec<(String, String)>),
+}
+
+/// Why the log did not take messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IngestError {
+    /// It is full.
+    Full,
+    /// It broke.
+    Failed,
+}
+
+/// Resolves when the messages are on disk.
+pub type Durable = BoxFuture<'static, Result<(), IngestError>>;
+
+/// Appends to the log.
 #[derive(Clone)]
 pub struct IngestWriter {}
+
+impl IngestWriter {
+    /// Takes messages.
+    pub async fn append(&self, _messages: Vec<IngestMessage>) -> Result<Durable, IngestError> {
+        Err(IngestError::Failed)
+    }
+}
