@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(of(Some("application/cloudevents+json"), "{}"), Layout::Object);
         assert_eq!(of(Some("text/csv"), "[1]"), Layout::Whole);
         assert_eq!(of(None, "{}"), Layout::Whole);
-        assert_eq!(Layout::Lines.of(Some("application/json"), "[]"), Layout::Lines);
+        assert_eq!(Layout::Lines.of(Some("application/json"), b"[]"), Layout::Lines);
     }
 
     #[test]

@@ -19,6 +19,8 @@ mod source_config;
 mod sink_tests;
 #[cfg(test)]
 mod source_tests;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use auth::{BasicAuth, Credentials, HmacAlgorithm, HmacAuth, SignatureEncoding, SourceAuth};
 pub use client::TlsConfig;
@@ -29,5 +31,5 @@ pub use sink_config::{BatchConfig, Compression, HttpSinkConfig, SinkLayout, Sink
 pub use source::METADATA;
 pub use source_config::{HttpSourceConfig, Respond, SourceMethod};
 
-pub(crate) use answer::{Refusal, empty};
+pub(crate) use answer::{RETRY_AFTER_BUSY_S, Refusal, empty};
 pub(crate) use cors::Cors;

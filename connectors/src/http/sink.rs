@@ -18,7 +18,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::client::{self, IDEMPOTENCY_KEY, Outgoing, Sender};
-use super::sink_config::{Compression, HttpSinkConfig, SinkLayout};
+use super::sink_config::{HttpSinkConfig, SinkLayout};
 use crate::error::ConnectorError;
 use crate::format::Encoder;
 use crate::sink::{Flushed, Rejected, Sink, SinkContext};
@@ -356,12 +356,9 @@ fn headers(config: &HttpSinkConfig, context: &SinkContext, media_type: &str) -> 
     }
     if let Some(auth) = &config.auth {
         if fixed.contains_key(header::AUTHORIZATION) || templates.iter().any(|(name, _)| name == header::AUTHORIZATION) {
-            return Err(ConnectorError::configuration("auth", "is there beside headers.authorization; keep one of them"));
+            return Err(ConnectorError::configuration("auth", "and headers.authorization say the same; keep one of them"));
         }
         fixed.insert(header::AUTHORIZATION, auth.header("auth")?);
-    }
-    if config.compression == Compression::Gzip {
-        fixed.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     Ok((fixed, templates))
 }
