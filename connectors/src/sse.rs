@@ -61,14 +61,7 @@ pub struct SseConfig {
 
 impl Default for SseConfig {
     fn default() -> Self {
-        Self {
-            path: None,
-            replay: 100,
-            clients_max: 100,
-            keep_alive: Duration::from_secs(15),
-            cors: None,
-            auth: None,
-        }
+        Self { path: None, replay: 100, clients_max: 100, keep_alive: Duration::from_secs(15), cors: None, auth: None }
     }
 }
 

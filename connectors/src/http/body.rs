@@ -133,7 +133,8 @@ pub(crate) async fn read(
     let collect = collect(body, bytes_max, held, too_large);
     tokio::time::timeout(timeout, collect).await.unwrap_or_else(|_| {
         let reason = format!("the body did not arrive within {timeout:?} (body_timeout)");
-        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, reason).with(header::CONNECTION, HeaderValue::from_static("close")))
+        Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, reason)
+            .with(header::CONNECTION, HeaderValue::from_static("close")))
     })
 }
 

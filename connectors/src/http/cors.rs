@@ -85,9 +85,8 @@ impl Cors {
             return;
         }
         answer.append(header::VARY, HeaderValue::from_static("Origin"));
-        let known = |origin: &&HeaderValue| {
-            origin.to_str().is_ok_and(|text| self.origins.contains(&text.to_ascii_lowercase()))
-        };
+        let known =
+            |origin: &&HeaderValue| origin.to_str().is_ok_and(|text| self.origins.contains(&text.to_ascii_lowercase()));
         if let Some(origin) = origin.filter(known) {
             answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         }

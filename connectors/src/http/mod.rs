@@ -9,14 +9,15 @@ mod body;
 mod client;
 mod cors;
 mod cut;
+mod keys;
 mod request;
 mod retry;
 mod sink;
 mod sink_config;
-mod source;
-mod source_config;
 #[cfg(test)]
 mod sink_tests;
+mod source;
+mod source_config;
 #[cfg(test)]
 mod source_tests;
 #[cfg(test)]

@@ -36,9 +36,8 @@ pub(crate) fn metadata(
                 && !secret.is_some_and(|secret| name.as_str().eq_ignore_ascii_case(secret))
         });
         // Headers may hold Latin-1 or worse; a message is not refused for that.
-        let pairs = shown.map(|(name, value)| {
-            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
-        });
+        let pairs = shown
+            .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
         fields.push(("headers", MetadataValue::Pairs(pairs.collect())));
     }
     fields

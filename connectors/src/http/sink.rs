@@ -2,7 +2,6 @@
 //!
 //! What happens to one request is in [`super::client`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -13,11 +12,11 @@ use http::{HeaderMap, HeaderValue};
 use indexmap::IndexMap;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::Url;
-use sha2::{Digest, Sha256};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::client::{self, IDEMPOTENCY_KEY, Outgoing, Sender};
+use super::keys::Keys;
 use super::sink_config::{HttpSinkConfig, SinkLayout};
 use crate::error::ConnectorError;
 use crate::format::Encoder;
@@ -26,8 +25,6 @@ use crate::template::Template;
 
 /// Rows wait for at most so many different URLs at a time; with one more, all that wait are sent.
 const TARGETS_MAX: usize = 1024;
-/// So many keys of one epoch are remembered; see [`Keys`].
-const KEYS_MAX: usize = 100_000;
 /// What a column's value may have in a URL without being encoded (RFC 3986, unreserved).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 /// Headers that belong to the sink or to the connection.
@@ -355,69 +352,14 @@ fn headers(config: &HttpSinkConfig, context: &SinkContext, media_type: &str) -> 
         }
     }
     if let Some(auth) = &config.auth {
-        if fixed.contains_key(header::AUTHORIZATION) || templates.iter().any(|(name, _)| name == header::AUTHORIZATION) {
-            return Err(ConnectorError::configuration("auth", "and headers.authorization say the same; keep one of them"));
+        if fixed.contains_key(header::AUTHORIZATION) || templates.iter().any(|(name, _)| name == header::AUTHORIZATION)
+        {
+            return Err(ConnectorError::configuration(
+                "auth",
+                "and headers.authorization say the same; keep one of them",
+            ));
         }
         fixed.insert(header::AUTHORIZATION, auth.header("auth")?);
     }
     Ok((fixed, templates))
-}
-
-/// Makes the keys by which a server can tell that it has seen a request before.
-///
-/// A key is made from the pipeline, the sink, the epoch, the URL, the rows, and how often this epoch had the same rows
-/// before. So it stays the same over retries, and after a restart that sends the same rows in the same batches; and two
-/// requests that happen to say the same are not taken for one.
-struct Keys {
-    owner: String,
-    epoch: u64,
-    seen: HashMap<[u8; 16], u32>,
-}
-
-impl Keys {
-    fn new(owner: String) -> Self {
-        Self { owner, epoch: 0, seen: HashMap::new() }
-    }
-
-    fn restore(&mut self, state: Option<&[u8]>) -> Result<(), ConnectorError> {
-        if let Some(state) = state {
-            let epoch = state.try_into().map_err(|_| {
-                ConnectorError::fatal(format!("the state of {} has {} bytes instead of 8", self.owner, state.len()))
-            })?;
-            self.epoch = u64::from_le_bytes(epoch);
-        }
-        Ok(())
-    }
-
-    fn epoch_ended(&mut self) -> Vec<u8> {
-        self.epoch = self.epoch.wrapping_add(1);
-        self.seen.clear();
-        self.epoch.to_le_bytes().to_vec()
-    }
-
-    fn next(&mut self, url: &Url, rows: &[Bytes]) -> String {
-        let content = digest([url.as_str().as_bytes()].into_iter().chain(rows.iter().map(Bytes::as_ref)));
-        if self.seen.len() >= KEYS_MAX {
-            // Counting starts over under a number of its own, which a repetition reaches at the same row.
-            self.seen.clear();
-            self.epoch = self.epoch.wrapping_add(1);
-        }
-        let before = self.seen.entry(content).or_default();
-        let key =
-            digest([self.owner.as_bytes(), &self.epoch.to_le_bytes(), &before.to_le_bytes(), &content].into_iter());
-        *before = before.wrapping_add(1);
-        key.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-/// The first half of the SHA-256 of `parts`, each with its length, so that no two lists of parts look the same.
-fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> [u8; 16] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    let mut half = [0; 16];
-    half.iter_mut().zip(hash.finalize()).for_each(|(to, from)| *to = from);
-    half
 }

@@ -7,9 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use bytes::Bytes;
-use http::request::Parts;
 use http::Response;
+use http::request::Parts;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::sink::HttpSink;
 use super::sink_config::HttpSinkConfig;
@@ -61,7 +62,8 @@ impl Server {
     /// A server that answers with these one after the other, and then with 200.
     async fn answering(answers: Vec<Answer>) -> Self {
         let answers = Mutex::new(VecDeque::from(answers));
-        Self::start(Duration::ZERO, move |_, _| answers.lock().unwrap().pop_front().unwrap_or_else(|| answer(200, ""))).await
+        Self::start(Duration::ZERO, move |_, _| answers.lock().unwrap().pop_front().unwrap_or_else(|| answer(200, "")))
+            .await
     }
 
     fn bodies(&self) -> Vec<String> {
@@ -235,10 +237,10 @@ async fn rows_that_are_refused_come_back_with_the_answer() {
     let mut sink = quick(&server, json!({}));
     sink.write(&numbered(0..2)).await.unwrap();
     let rejected = sink.flush().await.unwrap().rejected;
-    assert_eq!(rejected.iter().map(|row| &row.payload[..]).collect::<Vec<_>>(), [
-        &b"{\"id\":0,\"name\":\"x\"}"[..],
-        b"{\"id\":1,\"name\":\"x\"}"
-    ]);
+    assert_eq!(
+        rejected.iter().map(|row| &row.payload[..]).collect::<Vec<_>>(),
+        [&b"{\"id\":0,\"name\":\"x\"}"[..], b"{\"id\":1,\"name\":\"x\"}"]
+    );
     let reason = &rejected[0].reason;
     assert!(reason.contains("404 Not Found: no such xxx") && reason.len() < 300, "{reason}");
     assert_eq!(server.bodies().len(), 1);
@@ -355,7 +357,10 @@ fn options_that_cannot_work_are_refused_by_name_and_secrets_stay_secret() {
         (json!({ "url": "http://x", "headers": { "content-length": "1" } }), "headers.content-length"),
         (json!({ "url": "http://x", "headers": { "x-token": "s3cret{" } }), "headers.x-token"),
         (json!({ "url": "http://x", "headers": { "x-token": "s3cret\n" } }), "headers.x-token"),
-        (json!({ "url": "http://x", "headers": { "authorization": "s3cret" }, "auth": { "bearer": "s3cret" } }), "auth"),
+        (
+            json!({ "url": "http://x", "headers": { "authorization": "s3cret" }, "auth": { "bearer": "s3cret" } }),
+            "auth",
+        ),
         (json!({ "url": "https://x", "tls": { "ca": "/nowhere.pem" } }), "tls.ca"),
         (json!({ "url": "https://x", "tls": { "cert": "x.pem" } }), "tls.key"),
     ] {
@@ -377,5 +382,53 @@ fn options_that_cannot_work_are_refused_by_name_and_secrets_stay_secret() {
     ] {
         let config: HttpSinkConfig = serde_json::from_value(options.clone()).unwrap();
         assert_eq!(config.build(&context).err().unwrap().option.as_deref(), Some(option), "{options}");
+    }
+}
+
+/// Answers every connection with 200, over TLS with the test authority's certificate for localhost.
+async fn tls_server() -> u16 {
+    let identity =
+        native_tls::Identity::from_pkcs8(include_bytes!("test_tls/server.pem"), include_bytes!("test_tls/server.key"));
+    let acceptor = native_tls::TlsAcceptor::new(identity.unwrap()).unwrap();
+    let acceptor = tokio_native_tls::TlsAcceptor::from(acceptor);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            // A client that does not trust the certificate hangs up.
+            let Ok(mut connection) = acceptor.accept(connection).await else { continue };
+            let mut request = Vec::new();
+            while !request.ends_with(b"\n\r\n") && !request.ends_with(b"}\n") {
+                if connection.read_buf(&mut request).await.unwrap_or(0) == 0 {
+                    break;
+                }
+            }
+            connection.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.ok();
+            connection.shutdown().await.ok();
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_server_is_trusted_by_its_authority_or_not_at_all() {
+    let port = tls_server().await;
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/http/test_tls");
+    let file = |name: &str| format!("{folder}/{name}");
+    for (tls, trusted) in [
+        (json!({}), false),
+        (json!({ "ca": file("ca.pem") }), true),
+        (json!({ "ca": file("ca.pem"), "cert": file("client.pem"), "key": file("client.key") }), true),
+        (json!({ "insecure_skip_verify": true }), true),
+    ] {
+        let retry = json!({ "max_attempts": 1 });
+        let url = format!("https://localhost:{port}/");
+        let mut sink = sink(json!({ "url": url, "tls": tls, "retry": retry })).unwrap();
+        sink.write(&numbered(0..1)).await.unwrap();
+        match sink.flush().await {
+            Ok(_) => assert!(trusted, "{tls}"),
+            Err(error) => assert!(!trusted && error.message.contains("certificate"), "{tls}: {error}"),
+        }
     }
 }

@@ -61,6 +61,7 @@ pub(crate) enum LogError {
 }
 
 impl From<IngestError> for LogError {
+    #[allow(clippy::unneeded_struct_pattern, reason = "whatever the log says beside the kind is for its own messages")]
     fn from(error: IngestError) -> Self {
         match error {
             IngestError::Full { .. } => Self::Full,

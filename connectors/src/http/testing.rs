@@ -164,8 +164,9 @@ impl Log for TestLog {
             self.messages.lock().unwrap().extend(messages);
             self.appended.notify_one();
             let mut durable = self.durable.subscribe();
-            let on_disk: OnDisk =
-                Box::pin(async move { durable.wait_for(|durable| *durable).await.map(|_| ()).map_err(|_| LogError::Failed) });
+            let on_disk: OnDisk = Box::pin(async move {
+                durable.wait_for(|durable| *durable).await.map(|_| ()).map_err(|_| LogError::Failed)
+            });
             Ok(on_disk)
         })
     }

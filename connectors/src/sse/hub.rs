@@ -140,13 +140,8 @@ impl Hub {
         }
         let seen = (from - kept_from) as usize;
         state.ring.iter().skip(seen).for_each(|event| start.extend_from_slice(event));
-        let client = Client {
-            hub: self.clone(),
-            receiver,
-            next: state.next_id,
-            start: Some(Bytes::from(start)),
-            _place: place,
-        };
+        let client =
+            Client { hub: self.clone(), receiver, next: state.next_id, start: Some(Bytes::from(start)), _place: place };
         drop(state);
         Some(futures::stream::unfold(client, |mut client| async move {
             let events = client.next().await?;
@@ -225,12 +220,31 @@ fn event(id: u64, row: &[u8]) -> Bytes {
     // Writing to a Vec cannot fail.
     write!(event, "id: {id}\nevent: row\n").ok();
     let text = String::from_utf8_lossy(row);
-    let text = text.strip_suffix('\n').unwrap_or(&text);
-    for line in text.replace("\r\n", "\n").split(['\n', '\r']) {
+    let mut line = |line: &str| {
         event.extend_from_slice(b"data: ");
         event.extend_from_slice(line.as_bytes());
         event.push(b'\n');
+    };
+    if row.contains(&b'\n') || row.contains(&b'\r') {
+        let text = text.replace("\r\n", "\n");
+        text.strip_suffix('\n').unwrap_or(&text).split(['\n', '\r']).for_each(line);
+    } else {
+        line(&text);
     }
     event.push(b'\n');
     Bytes::from(event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_row_can_end_its_event_or_make_another() {
+        let shown = |row: &[u8]| String::from_utf8(event(1, row).to_vec()).unwrap();
+        assert_eq!(shown(b"{}"), "id: 1\nevent: row\ndata: {}\n\n");
+        assert_eq!(shown(b"a\r\nb\n"), "id: 1\nevent: row\ndata: a\ndata: b\n\n");
+        assert_eq!(shown(b"a\n\nid: 9\rb"), "id: 1\nevent: row\ndata: a\ndata: \ndata: id: 9\ndata: b\n\n");
+        assert_eq!(shown(b""), "id: 1\nevent: row\ndata: \n\n");
+    }
 }

@@ -101,7 +101,8 @@ async fn numbers_go_on_after_a_restart() {
     live.sink.write(&numbered(0..3)).await.unwrap();
     let state = live.sink.flush().await.unwrap().state.unwrap();
     live.sink.close().await.unwrap();
-    live.sink = SseSink::new(&SseConfig::default(), &sink_context(live.sink.routes.clone()), Box::new(TestEncoder)).unwrap();
+    live.sink =
+        SseSink::new(&SseConfig::default(), &sink_context(live.sink.routes.clone()), Box::new(TestEncoder)).unwrap();
     live.sink.open(Some(&state)).await.unwrap();
     live.sink.write(&numbered(3..4)).await.unwrap();
     live.view(Some("3")).await.until("id: 4\nevent: row\ndata: {\"id\":3,").await;
