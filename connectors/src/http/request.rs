@@ -19,15 +19,14 @@ pub(crate) fn metadata(
     with_headers: bool,
     secret: Option<&str>,
 ) -> Vec<(&'static str, MetadataValue)> {
-    let text = |text: &str| MetadataValue::Text(text.to_owned());
+    let text = |text: &str| MetadataValue::from(text);
     let remote = head.extensions.get::<ConnectInfo<SocketAddr>>();
     let mut fields = vec![
         ("path", text(head.uri.path())),
         ("query", head.uri.query().map_or(MetadataValue::Null, text)),
         ("method", text(head.method.as_str())),
         ("remote_addr", remote.map_or(MetadataValue::Null, |ConnectInfo(address)| text(&address.to_string()))),
-        // Beyond the year 2262 there is no such number.
-        ("received_at", received_at.timestamp_nanos_opt().map_or(MetadataValue::Null, MetadataValue::Timestamp)),
+        ("received_at", MetadataValue::Timestamp(received_at.timestamp_micros())),
     ];
     if with_headers {
         let shown = head.headers.iter().filter(|(name, value)| {
@@ -38,22 +37,20 @@ pub(crate) fn metadata(
         // Headers may hold Latin-1 or worse; a message is not refused for that.
         let pairs = shown
             .map(|(name, value)| (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
-        fields.push(("headers", MetadataValue::Pairs(pairs.collect())));
+        fields.push(("headers", MetadataValue::from(pairs.collect::<Vec<_>>())));
     }
     fields
 }
 
-/// About how much memory one message takes beside its payload.
-pub(crate) fn memory_of(metadata: &[(&'static str, MetadataValue)]) -> usize {
-    let values = metadata.iter().map(|(_, value)| {
-        let own = match value {
-            MetadataValue::Text(text) => text.len(),
-            MetadataValue::Pairs(pairs) => {
-                pairs.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<String>()).sum()
-            }
-            _ => 0,
-        };
-        size_of::<(&str, MetadataValue)>() + own
+/// About how much memory the metadata of `count` messages takes; they share its texts.
+pub(crate) fn memory_of(metadata: &[(&'static str, MetadataValue)], count: usize) -> usize {
+    let shared = metadata.iter().map(|(_, value)| match value {
+        MetadataValue::Text(text) => text.len(),
+        MetadataValue::Pairs(pairs) => {
+            pairs.iter().map(|(name, value)| name.len() + value.len() + 2 * size_of::<String>()).sum()
+        }
+        _ => 0,
     });
-    size_of::<IngestMessage>() + values.sum::<usize>()
+    let each = size_of::<IngestMessage>() + size_of_val(metadata);
+    count.saturating_mul(each).saturating_add(shared.sum())
 }

@@ -3,7 +3,7 @@
 //! A request is answered with yes only when its messages are in the ingest log (`respond: durable`). It knows nothing of
 //! columns: bodies are cut into messages here and decoded in the pipeline.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
@@ -33,7 +33,7 @@ pub(crate) const STOP_WAIT: Duration = Duration::from_secs(10);
 pub static METADATA: LazyLock<Vec<MetadataField>> = LazyLock::new(|| {
     let pair = Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true)]);
     let pairs = DataType::List(Arc::new(Field::new("item", DataType::Struct(pair), true)));
-    let time = DataType::Timestamp(TimeUnit::Nanosecond, Some("UTC".into()));
+    let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     let field = |name, data_type, description| MetadataField { name, data_type, description };
     vec![
         field("path", DataType::Utf8, "The path of the request, as it was sent (percent-encoded)."),
@@ -47,34 +47,17 @@ pub static METADATA: LazyLock<Vec<MetadataField>> = LazyLock::new(|| {
 
 /// Where messages go: the ingest log, or what a test puts in its place.
 pub(crate) trait Log: Send + Sync {
-    fn append(&self, messages: Vec<IngestMessage>) -> BoxFuture<'_, Result<OnDisk, LogError>>;
+    fn append(&self, messages: Vec<IngestMessage>) -> BoxFuture<'_, Result<OnDisk, IngestError>>;
 }
 
 /// Resolves when the messages of one append are durable.
-pub(crate) type OnDisk = BoxFuture<'static, Result<(), LogError>>;
-
-/// Why the log did not take messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum LogError {
-    Full,
-    Failed,
-}
-
-impl From<IngestError> for LogError {
-    #[allow(clippy::unneeded_struct_pattern, reason = "whatever the log says beside the kind is for its own messages")]
-    fn from(error: IngestError) -> Self {
-        match error {
-            IngestError::Full { .. } => Self::Full,
-            IngestError::Failed { .. } => Self::Failed,
-        }
-    }
-}
+pub(crate) type OnDisk = BoxFuture<'static, Result<(), IngestError>>;
 
 impl Log for IngestWriter {
-    fn append(&self, messages: Vec<IngestMessage>) -> BoxFuture<'_, Result<OnDisk, LogError>> {
+    fn append(&self, messages: Vec<IngestMessage>) -> BoxFuture<'_, Result<OnDisk, IngestError>> {
         Box::pin(async move {
             let durable = IngestWriter::append(self, messages).await?;
-            let on_disk: OnDisk = Box::pin(async move { durable.await.map_err(LogError::from) });
+            let on_disk: OnDisk = Box::pin(durable);
             Ok(on_disk)
         })
     }
@@ -141,17 +124,19 @@ impl HttpSource {
         };
         let guard = self.routes.claim(&self.path, &self.owner, handler)?;
         tracing::info!(source = %self.owner, path = %self.path, "taking requests");
-        let broken = tokio::select! {
-            () = stop.cancelled() => false,
-            () = endpoint.broken.cancelled() => true,
-        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = endpoint.broken.cancelled() => {}
+        }
         // New requests wait in Routes::find for whoever claims the path next; those that are here are answered.
         drop(guard);
         endpoint.drain().await;
-        if broken {
-            return Err(ConnectorError::retry(format!(
-                "the ingest log of {} failed; see the log's own message about the disk",
-                self.owner
+        if let Some(IngestError::Failed(reason)) = &*endpoint.log_state() {
+            // The log takes nothing more until the daemon is started again, so a restart of the pipeline would not help.
+            return Err(ConnectorError::fatal(format!(
+                "the source {}: {}",
+                self.owner,
+                IngestError::Failed(reason.clone())
             )));
         }
         Ok(())
@@ -182,7 +167,7 @@ struct Endpoint {
     /// Cancelled when the log failed for good.
     broken: CancellationToken,
     /// The last refusal of the log, so that its start and end are logged once, not per request.
-    log_state: Mutex<Option<LogError>>,
+    log_state: Mutex<Option<IngestError>>,
 }
 
 impl Endpoint {
@@ -263,7 +248,7 @@ impl Endpoint {
         let count = payloads.len();
         let secret = auth.and_then(|auth| auth.secret_header());
         let metadata = request::metadata(&head, received_at, self.with_headers, secret);
-        held.grow(count.saturating_mul(request::memory_of(&metadata)))?;
+        held.grow(request::memory_of(&metadata, count))?;
         if count > 0 {
             let messages = payloads
                 .into_iter()
@@ -299,25 +284,42 @@ impl Endpoint {
             },
             Err(error) => Err(error),
         };
-        self.note(stored.err());
-        stored.map_err(|error| match error {
-            LogError::Full => Refusal::unavailable("the log is full; send again later", RETRY_AFTER_FULL_S),
-            LogError::Failed => {
-                self.broken.cancel();
+        let Err(error) = stored else {
+            self.note(None);
+            return Ok(());
+        };
+        let refusal = match &error {
+            IngestError::Full => Refusal::unavailable("the log is full; send again later", RETRY_AFTER_FULL_S),
+            IngestError::TooLarge { .. } => return Err(Refusal::too_large(format!("{error}; or send smaller bodies"))),
+            IngestError::Failed(_) => {
                 Refusal::unavailable("the log cannot be written; send again later", RETRY_AFTER_FULL_S)
             }
-        })
+            IngestError::Closed => Refusal::unavailable("the daemon is stopping; send again later", RETRY_AFTER_FULL_S),
+        };
+        let failed = matches!(error, IngestError::Failed(_));
+        self.note(Some(error));
+        if failed {
+            self.broken.cancel();
+        }
+        Err(refusal)
     }
 
-    /// Logs a change of the log's state, once.
-    fn note(&self, now: Option<LogError>) {
-        let before = std::mem::replace(&mut *self.log_state.lock().unwrap_or_else(PoisonError::into_inner), now);
-        let source = &self.owner;
-        match now {
-            _ if now == before => {}
-            None => tracing::info!(%source, "the ingest log has room again"),
-            Some(LogError::Full) => tracing::warn!(%source, "the ingest log is full: requests are answered with 503"),
-            Some(LogError::Failed) => tracing::error!(%source, "the ingest log failed: requests are answered with 503"),
+    fn log_state(&self) -> MutexGuard<'_, Option<IngestError>> {
+        self.log_state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs a change of the log's state, once. A log that failed stays so.
+    fn note(&self, now: Option<IngestError>) {
+        let mut state = self.log_state();
+        if *state == now || matches!(*state, Some(IngestError::Failed(_))) {
+            return;
         }
+        let source = &self.owner;
+        match &now {
+            None => tracing::info!(%source, "the ingest log takes messages again"),
+            Some(error @ IngestError::Failed(_)) => tracing::error!(%source, "requests are answered with 503: {error}"),
+            Some(error) => tracing::warn!(%source, "requests are answered with 503: {error}"),
+        }
+        *state = now;
     }
 }

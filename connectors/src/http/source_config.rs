@@ -145,6 +145,7 @@ impl HttpSourceConfig {
             let message = format!("{} is less than one request may need: body_max and unpacked_max", self.buffer_max);
             return wrong("buffer_max", format!("{message} together are {largest}"));
         }
+        self.ingest.check("ingest")?;
         self.auth.as_ref().map_or(Ok(()), SourceAuth::check)
     }
 }

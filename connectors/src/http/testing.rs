@@ -15,10 +15,10 @@ use futures::future::BoxFuture;
 use http::StatusCode;
 use tokio::sync::{Notify, watch};
 
-use super::source::{Log, LogError, OnDisk};
+use super::source::{Log, OnDisk};
 use crate::error::ConnectorError;
 use crate::format::{Encoded, Encoder};
-use crate::ingest::IngestMessage;
+use crate::ingest::{IngestError, IngestMessage};
 use crate::routes::Routes;
 use crate::sink::SinkContext;
 use crate::source::{ExpressionCompiler, RowExpression, SourceContext};
@@ -121,7 +121,7 @@ impl Encoder for TestEncoder {
 /// A log in memory that fails and waits when it is told to.
 pub(crate) struct TestLog {
     messages: Mutex<Vec<IngestMessage>>,
-    error: Mutex<Option<LogError>>,
+    error: Mutex<Option<IngestError>>,
     durable: watch::Sender<bool>,
     pub(crate) appended: Notify,
 }
@@ -141,7 +141,7 @@ impl TestLog {
         self.durable.send_replace(durable);
     }
 
-    pub(crate) fn fail(&self, error: Option<LogError>) {
+    pub(crate) fn fail(&self, error: Option<IngestError>) {
         *self.error.lock().unwrap() = error;
     }
 
@@ -156,16 +156,16 @@ impl TestLog {
 }
 
 impl Log for TestLog {
-    fn append(&self, messages: Vec<IngestMessage>) -> BoxFuture<'_, Result<OnDisk, LogError>> {
+    fn append(&self, messages: Vec<IngestMessage>) -> BoxFuture<'_, Result<OnDisk, IngestError>> {
         Box::pin(async move {
-            if let Some(error) = *self.error.lock().unwrap() {
+            if let Some(error) = self.error.lock().unwrap().clone() {
                 return Err(error);
             }
             self.messages.lock().unwrap().extend(messages);
             self.appended.notify_one();
             let mut durable = self.durable.subscribe();
             let on_disk: OnDisk = Box::pin(async move {
-                durable.wait_for(|durable| *durable).await.map(|_| ()).map_err(|_| LogError::Failed)
+                durable.wait_for(|durable| *durable).await.map(|_| ()).map_err(|_| IngestError::Closed)
             });
             Ok(on_disk)
         })
