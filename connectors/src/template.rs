@@ -73,6 +73,15 @@ impl Template {
 
     /// The text for each row of `rows`. A null column is an error of its row.
     pub fn render(&self, rows: &RecordBatch) -> Result<Vec<Result<String, String>>, ConnectorError> {
+        self.render_with(rows, |value, text| text.push_str(value))
+    }
+
+    /// Like [`Template::render`]; `escape` appends the value of a column to the text (percent-encoded, for a URL).
+    pub fn render_with(
+        &self,
+        rows: &RecordBatch,
+        escape: impl Fn(&str, &mut String),
+    ) -> Result<Vec<Result<String, String>>, ConnectorError> {
         let options = FormatOptions::default();
         let mut formatters = Vec::new();
         for part in &self.parts {
@@ -82,11 +91,18 @@ impl Template {
                 formatters.push(formatter);
             }
         }
-        Ok((0..rows.num_rows()).map(|row| self.render_row(rows, row, &formatters)).collect())
+        Ok((0..rows.num_rows()).map(|row| self.render_row(rows, row, &formatters, &escape)).collect())
     }
 
-    fn render_row(&self, rows: &RecordBatch, row: usize, formatters: &[ArrayFormatter<'_>]) -> Result<String, String> {
+    fn render_row(
+        &self,
+        rows: &RecordBatch,
+        row: usize,
+        formatters: &[ArrayFormatter<'_>],
+        escape: &impl Fn(&str, &mut String),
+    ) -> Result<String, String> {
         let mut text = String::new();
+        let mut value = String::new();
         let mut formatters = formatters.iter();
         for part in &self.parts {
             match part {
@@ -96,7 +112,9 @@ impl Template {
                     if rows.column(*index).is_null(row) {
                         return Err(format!("the column {name} is null, and the destination is made from it"));
                     }
-                    write!(text, "{}", formatter.value(row)).map_err(|_| format!("{name} cannot be shown as text"))?;
+                    value.clear();
+                    write!(value, "{}", formatter.value(row)).map_err(|_| format!("{name} cannot be shown as text"))?;
+                    escape(&value, &mut text);
                 }
             }
         }

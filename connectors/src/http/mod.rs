@@ -1,42 +1,36 @@
-//! The connector `http` (stub: to be written).
+//! HTTP: a source that takes requests on the daemon's listener, and a sink that sends requests.
+//!
+//! The source never listens by itself; it claims a path of the daemon's listener ([`crate::routes`]). TLS for requests
+//! that come in is the listener's business.
 
-use std::sync::LazyLock;
+mod answer;
+mod auth;
+mod body;
+mod client;
+mod cors;
+mod cut;
+mod keys;
+mod request;
+mod retry;
+mod sink;
+mod sink_config;
+#[cfg(test)]
+mod sink_tests;
+mod source;
+mod source_config;
+#[cfg(test)]
+mod source_tests;
+#[cfg(test)]
+pub(crate) mod testing;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+pub use auth::{BasicAuth, Credentials, HmacAlgorithm, HmacAuth, SignatureEncoding, SourceAuth};
+pub use client::TlsConfig;
+pub use cors::CorsConfig;
+pub use cut::Layout;
+pub use retry::{RetryConfig, StatusPattern};
+pub use sink_config::{BatchConfig, Compression, HttpSinkConfig, SinkLayout, SinkMethod};
+pub use source::METADATA;
+pub use source_config::{HttpSourceConfig, Respond, SourceMethod};
 
-use crate::error::ConnectorError;
-use crate::source::MetadataField;
-#[allow(unused_imports)]
-use crate::{PushSource, Sink, SinkContext, Source, SourceContext};
-
-/// The metadata fields that a row of this source can carry.
-pub static METADATA: LazyLock<Vec<MetadataField>> = LazyLock::new(Vec::new);
-
-/// Options of the source.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HttpSourceConfig {
-    /// The ingest log.
-    #[serde(default)]
-    pub ingest: crate::ingest::IngestConfig,
-}
-
-impl HttpSourceConfig {
-    /// Checks the options and builds the source.
-    pub fn build(&self, _context: &SourceContext) -> Result<Box<dyn PushSource>, ConnectorError> {
-        Err(ConnectorError::configuration("", "not written yet"))
-    }
-}
-
-/// Options of the sink.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HttpSinkConfig {}
-
-impl HttpSinkConfig {
-    /// Checks the options and builds the sink.
-    pub fn build(&self, _context: &SinkContext) -> Result<Box<dyn Sink>, ConnectorError> {
-        Err(ConnectorError::configuration("", "not written yet"))
-    }
-}
+pub(crate) use answer::{RETRY_AFTER_BUSY_S, Refusal, empty};
+pub(crate) use cors::Cors;
