@@ -470,3 +470,26 @@ fn what_is_read_is_written_back_the_same() {
         assert_eq!(config(serde_json::to_value(&read).unwrap()), read);
     }
 }
+
+#[test]
+fn it_reads_as_part_of_a_source_and_its_schema_shows_defaults() {
+    #[derive(serde::Deserialize)]
+    struct Outer {
+        #[serde(flatten)]
+        connector: crate::config::SourceConfig,
+    }
+
+    let text =
+        r#"{"generate": {"columns": {"w": {"walk": {"start": 1, "step": 0.5, "min": -1, "max": 2}}}, "rate": 5}}"#;
+    let outer: Outer = serde_json::from_str(text).unwrap();
+    assert!(!outer.connector.bounded());
+    let schema = serde_json::to_value(schemars::schema_for!(GenerateConfig)).unwrap();
+    let default = |option: &str| schema["properties"][option]["default"].clone();
+    assert_eq!(
+        [default("rate"), default("start"), default("seed"), default("partitions")],
+        [json!("10/s"), json!("now"), json!(0), json!(1)]
+    );
+    for option in schema["properties"].as_object().unwrap().values() {
+        assert!(option["description"].is_string(), "{option}");
+    }
+}
