@@ -107,7 +107,8 @@ options! {
     Walk {
         /// The first value, for every key.
         start: f64,
-        /// The most that it moves from one row of its key to the next.
+        /// The most that it moves from one row of its key to the next. (With `order: random` it moves on with the rows of
+        /// all keys, so a key that was not drawn for a while may have moved further.)
         step: f64,
         /// The smallest.
         min: f64,

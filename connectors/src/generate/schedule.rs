@@ -63,13 +63,14 @@ impl Schedule {
             // In nanoseconds times PARTS: what passes at the plain rate in one stretch.
             let plain = (every - length) * PARTS;
             let stretch = plain + length * factor;
-            let (whole, rest) = (time * PARTS / stretch, time * PARTS % stretch);
+            let parts = time.saturating_mul(PARTS);
+            let (whole, rest) = (parts / stretch, parts % stretch);
             let within = if rest <= plain { rest / PARTS } else { plain / PARTS + (rest - plain) / factor };
-            time = whole * every + within;
+            time = whole.saturating_mul(every) + within;
         }
         if let Some((every, length)) = self.gaps {
             let active = every - length;
-            time = time / active * every + time % active;
+            time = (time / active).saturating_mul(every).saturating_add(time % active);
         }
         time
     }

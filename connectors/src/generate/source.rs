@@ -38,7 +38,7 @@ struct Column {
 }
 
 enum Content {
-    Values(Maker),
+    Values(Box<Maker>),
     /// With the columns it can read: all before it.
     Sql(Arc<dyn RowExpression>, SchemaRef),
 }
@@ -103,8 +103,8 @@ impl GenerateSource {
                     if let Some(made) = generator.data_type() {
                         fits(name, generator, &made, field)?;
                     }
-                    match Maker::new(config, name, &config.columns, &schedule)? {
-                        Some(maker) => Content::Values(maker),
+                    match Maker::new(config, name, &schedule)? {
+                        Some(maker) => Content::Values(Box::new(maker)),
                         None => continue,
                     }
                 }

@@ -10,7 +10,6 @@ use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int64Array, StringViewArray, TimestampNanosecondArray, new_empty_array,
 };
 use arrow::buffer::NullBuffer;
-use indexmap::IndexMap;
 
 use super::GenerateConfig;
 use super::column::{Generator, Key, KeyOrder, Normal, Scalar, Uniform, Walk, key_column};
@@ -84,7 +83,7 @@ pub(super) struct EventTimes {
     disorder: Option<Disorder>,
 }
 
-/// Makes the values of one column.
+/// Makes the values of one column, except of one that is SQL.
 #[derive(Debug)]
 pub(super) struct Maker {
     dice: Dice,
@@ -98,12 +97,11 @@ impl Maker {
     pub(super) fn new(
         config: &GenerateConfig,
         name: &str,
-        columns: &IndexMap<String, Generator>,
         schedule: &Schedule,
     ) -> Result<Option<Self>, ConnectorError> {
-        let Some(generator) = columns.get(name) else { return Ok(None) };
+        let Some(generator) = config.columns.get(name) else { return Ok(None) };
         let keys = match generator {
-            Generator::Walk(walk) => key_column(name, walk, columns)?,
+            Generator::Walk(walk) => key_column(name, walk, &config.columns)?,
             _ => None,
         };
         Ok(Some(Self {

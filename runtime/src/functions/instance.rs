@@ -14,7 +14,8 @@ use super::imports::{self, GuestExit};
 use super::rows::RowLoop;
 use super::scalar::Signature;
 
-/// At most so many instances of a module wait in its pool; what is given back beyond is dropped.
+/// At most so many instances of a module wait in its pool, each with at most its `memory_max`; what is given back beyond
+/// is dropped.
 pub const IDLE_INSTANCES_MAX: usize = 32;
 /// The most elements of all tables of an instance together (8 bytes each).
 pub const TABLE_ELEMENTS_MAX: usize = 1 << 20;
@@ -99,6 +100,8 @@ impl ResourceLimiter for Host {
 pub(super) struct Instance {
     pub(super) store: Store<Host>,
     pub(super) functions: Vec<Box<dyn RowLoop>>,
+    /// How many batches it has been used for.
+    calls: u64,
 }
 
 /// What instances of a module are limited to.
@@ -155,24 +158,50 @@ impl Pool {
     }
 
     /// Runs `call` with an instance and a fresh deadline. The error is a sentence, with the row where there is one.
+    ///
+    /// A guest that leaks a little in every call reaches its memory limit some day at a row that is not to blame: then
+    /// `call` runs again, with a fresh instance.
     pub(super) fn with_instance<T>(
         &self,
-        call: impl FnOnce(&mut Instance) -> Result<T, (usize, wasmtime::Error)>,
+        call: impl Fn(&mut Instance) -> Result<T, (usize, wasmtime::Error)>,
     ) -> Result<T, (Option<usize>, String)> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut instance = match idle {
-            Some(instance) => instance,
-            None => self.instantiate().map_err(|message| (None, message))?,
-        };
-        instance.store.data_mut().start_call();
-        instance.store.set_epoch_deadline(Engine::ticks(self.limits.deadline));
-        match call(&mut instance) {
+        if let Some(mut used) = idle {
+            match self.run(&mut used, &call) {
+                Ok(result) => {
+                    self.give_back(used);
+                    return Ok(result);
+                }
+                Err(_) if used.calls > 1 && used.store.data().memory_refused => {
+                    let module = &*self.module;
+                    tracing::debug!(
+                        module,
+                        calls = used.calls,
+                        "an instance is full and is replaced: does it free memory?"
+                    );
+                }
+                Err((row, error)) => return Err((Some(row), self.explain(&error, used.store.data()))),
+            }
+        }
+        let mut fresh = self.instantiate().map_err(|message| (None, message))?;
+        match self.run(&mut fresh, &call) {
             Ok(result) => {
-                self.give_back(instance);
+                self.give_back(fresh);
                 Ok(result)
             }
-            Err((row, error)) => Err((Some(row), self.explain(&error, instance.store.data()))),
+            Err((row, error)) => Err((Some(row), self.explain(&error, fresh.store.data()))),
         }
+    }
+
+    fn run<T>(
+        &self,
+        instance: &mut Instance,
+        call: impl Fn(&mut Instance) -> Result<T, (usize, wasmtime::Error)>,
+    ) -> Result<T, (usize, wasmtime::Error)> {
+        instance.calls += 1;
+        instance.store.data_mut().start_call();
+        instance.store.set_epoch_deadline(Engine::ticks(self.limits.deadline));
+        call(instance)
     }
 
     fn give_back(&self, instance: Instance) {
@@ -197,7 +226,7 @@ impl Pool {
         store.limiter(|host| host);
         store.set_epoch_deadline(Engine::ticks(self.limits.deadline));
         match self.start(&mut store) {
-            Ok(functions) => Ok(Instance { store, functions }),
+            Ok(functions) => Ok(Instance { store, functions, calls: 0 }),
             Err(error) => Err(format!("cannot start: {}", self.explain(&error, store.data()))),
         }
     }

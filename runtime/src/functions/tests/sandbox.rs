@@ -92,6 +92,20 @@ fn a_guest_that_lives_with_less_memory_gets_an_answer() {
 }
 
 #[test]
+fn a_guest_that_leaks_gets_a_fresh_instance_and_fails_only_for_what_one_batch_takes() {
+    let text = r#"(module (memory 1) (func (export "f") (param i32) (result i32)
+        (if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then unreachable)) (i32.const 1)))"#;
+    let limited = FunctionSpec { memory_max: ByteSize::mib(1), ..spec() };
+    let function = function(text, &limited);
+    let call = |rows: usize| function.call(&[Arc::new(Int32Array::from(vec![1; rows]))], rows);
+    for _ in 0..5 {
+        call(10).unwrap();
+    }
+    assert_eq!(call(20).unwrap_err().row, Some(15), "16 pages of 64 KiB, one of them from the beginning");
+    call(10).unwrap();
+}
+
+#[test]
 fn two_memories_share_one_limit() {
     let text = r#"(module (memory $a 16) (memory $b 16) (func (export "f") (param i32) (result i32)
         (drop (memory.grow $a (i32.const 8))) (memory.grow $b (i32.const 16))))"#;
