@@ -14,6 +14,7 @@ use super::sink::MqttSink;
 use super::source::MqttSource;
 use super::topic;
 use crate::error::ConnectorError;
+use crate::format::Encoder;
 use crate::ingest::IngestConfig;
 use crate::secret::Secret;
 use crate::units::{ByteSize, Duration};
@@ -146,11 +147,12 @@ mqtt_options! {
         /// The broker keeps the last message of each topic for those who subscribe later.
         #[serde(default)]
         pub retain: bool,
-        /// At most so many messages are on their way and not acknowledged, if the broker allows that many. 100 by
-        /// default.
-        #[serde(default = "default_inflight")]
+        /// At most so many messages are on their way and not acknowledged. 100 by default, and less where a broker of
+        /// MQTT 5 wants less. With MQTT 3.1.1 a broker cannot say what it wants and may end the connection: Mosquitto
+        /// takes 20 with QoS 2, which is the default there.
+        #[serde(default)]
         #[schemars(range(min = 1))]
-        pub inflight: u16,
+        pub inflight: Option<u16>,
         /// Without any acknowledgement for so long the pipeline is started again from its last snapshot. 30s by
         /// default.
         #[serde(default = "default_delivery_timeout")]
@@ -389,10 +391,6 @@ fn default_receive_maximum() -> u16 {
     1000
 }
 
-fn default_inflight() -> u16 {
-    100
-}
-
 fn default_delivery_timeout() -> Duration {
     Duration::from_secs(30)
 }
@@ -531,15 +529,33 @@ impl MqttSourceConfig {
 impl MqttSinkConfig {
     /// Checks the options and builds the sink.
     pub fn build(&self, context: &SinkContext) -> Result<Box<dyn Sink>, ConnectorError> {
+        let format = context.format.clone().unwrap_or_default();
+        Ok(Box::new(self.build_with(context, format.encoder(context.columns.clone())?)?))
+    }
+
+    /// At most so many rows are on their way.
+    pub(super) fn inflight(&self) -> u16 {
+        self.inflight.unwrap_or(match (self.version, self.qos.level()) {
+            (Version::V311, 2) => 20,
+            _ => 100,
+        })
+    }
+
+    /// As [`MqttSinkConfig::build`], with the encoder given.
+    pub(super) fn build_with(
+        &self,
+        context: &SinkContext,
+        encoder: Box<dyn Encoder>,
+    ) -> Result<MqttSink, ConnectorError> {
         // A source and a sink may have one name; their clients must not.
         let client_id = format!("millstream-{}-{}-sink", context.pipeline, context.name);
         let broker = self.broker(client_id, &context.base_dir)?;
-        if self.inflight == 0 {
+        if self.inflight == Some(0) {
             return Err(ConnectorError::configuration("inflight", "at least one message must be allowed"));
         }
         if self.delivery_timeout.0.is_zero() {
             return Err(ConnectorError::configuration("delivery_timeout", "without time nothing can be delivered"));
         }
-        Ok(Box::new(MqttSink::new(self, context, broker)?))
+        MqttSink::new(self, context, broker, encoder)
     }
 }

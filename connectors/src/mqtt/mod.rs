@@ -13,6 +13,8 @@ mod connection;
 mod metadata;
 mod sink;
 mod source;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 pub use config::{

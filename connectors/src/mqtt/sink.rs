@@ -20,7 +20,7 @@ use super::config::{MqttSinkConfig, QoS, ReconnectConfig};
 use super::connection::{Backoff, Broker, Connection, Event, Refusal, Sender, Session, Trouble};
 use super::topic;
 use crate::error::ConnectorError;
-use crate::format::{Encoder, FormatConfig};
+use crate::format::Encoder;
 use crate::sink::Flushed;
 use crate::template::Template;
 use crate::{Rejected, Sink, SinkContext};
@@ -72,20 +72,24 @@ struct Progress {
 }
 
 impl MqttSink {
-    pub(super) fn new(config: &MqttSinkConfig, context: &SinkContext, broker: Broker) -> Result<Self, ConnectorError> {
+    pub(super) fn new(
+        config: &MqttSinkConfig,
+        context: &SinkContext,
+        broker: Broker,
+        encoder: Box<dyn Encoder>,
+    ) -> Result<Self, ConnectorError> {
         let template = Template::parse(&config.topic, &context.columns, "topic")?;
         if let Some(constant) = template.constant() {
             topic::check_topic(constant).map_err(|why| ConnectorError::configuration("topic", why))?;
         }
-        let format = context.format.clone().unwrap_or_else(FormatConfig::default);
         Ok(Self {
             name: format!("{}/{}", context.pipeline, context.name),
             broker: Arc::new(broker),
             topic: template,
-            encoder: format.encoder(context.columns.clone())?,
+            encoder,
             qos: config.qos,
             retain: config.retain,
-            inflight: config.inflight,
+            inflight: config.inflight(),
             delivery_timeout: config.delivery_timeout.0,
             reconnect: config.reconnect.clone(),
             task: None,

@@ -28,8 +28,9 @@ use crate::{PushSource, SourceContext};
 const WAITING_KIB_MAX: u32 = 64 << 10;
 /// At most so many messages go into one append.
 const APPEND_MESSAGES_MAX: usize = 256;
-/// At most so many bytes go into one append, a last message not counted.
-const APPEND_BYTES_MAX: usize = 1 << 20;
+/// At most so many bytes go into one append, a last message not counted (and no more than a quarter of the log, so that
+/// several appends fit).
+const APPEND_BYTES_MAX: u64 = 1 << 20;
 /// The longest that a stop waits for messages on their way to be acknowledged. What is not, the broker sends again.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -44,6 +45,7 @@ pub(super) struct MqttSource {
     /// Whether the broker has confirmed our subscriptions in the session it holds.
     subscribed: bool,
     warned_of_stranger: bool,
+    append_bytes_max: u64,
 }
 
 /// A message on its way from the network to the log.
@@ -94,6 +96,7 @@ impl MqttSource {
             reconnect: config.reconnect.clone(),
             subscribed: false,
             warned_of_stranger: false,
+            append_bytes_max: APPEND_BYTES_MAX.min(config.ingest.max_bytes.0 / 4),
         }
     }
 
@@ -101,13 +104,14 @@ impl MqttSource {
     async fn serve(&mut self, log: &IngestWriter, stop: &CancellationToken, backoff: &mut Backoff) -> Outcome {
         let connection = self.broker.connect(self.session);
         let sender = connection.sender.clone();
+        let bytes_max = self.append_bytes_max;
         let capacity = usize::from(self.session.receive_maximum);
         let (to_log, from_network) = mpsc::channel(capacity);
         let (to_acknowledge, durable) = mpsc::channel(capacity);
         // Everything that knows packet ids of this connection lives and ends here.
         tokio::select! {
             outcome = self.receive(connection, to_log, stop, backoff) => outcome,
-            outcome = append(from_network, log, to_acknowledge) => outcome,
+            outcome = append(from_network, log, bytes_max, to_acknowledge) => outcome,
             outcome = acknowledge(durable, sender) => outcome,
         }
     }
@@ -246,6 +250,7 @@ async fn sleep_until(until: Option<Instant>) {
 async fn append(
     mut from_network: mpsc::Receiver<Waiting>,
     log: &IngestWriter,
+    bytes_max: u64,
     to_acknowledge: mpsc::Sender<Unacknowledged>,
 ) -> Outcome {
     let mut waiting = Vec::new();
@@ -255,15 +260,16 @@ async fn append(
         }
         let mut waiting = waiting.drain(..).peekable();
         while waiting.peek().is_some() {
-            let (mut messages, mut packet_ids, mut permits, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-            while bytes < APPEND_BYTES_MAX
+            let (mut messages, mut packet_ids, mut permits, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0u64);
+            while bytes < bytes_max
                 && let Some(Waiting { message, wanted, _room }) = waiting.next()
             {
-                bytes += message.payload.len();
                 permits.push(_room);
                 packet_ids.extend(Some(message.packet_id).filter(|id| *id != 0));
                 if wanted {
-                    messages.push(metadata::to_ingest(message));
+                    let message = metadata::to_ingest(message);
+                    bytes += message.bytes_max();
+                    messages.push(message);
                 }
             }
             let durable = match log.append_when_room(messages).await {
