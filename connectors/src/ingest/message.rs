@@ -20,7 +20,7 @@ pub struct IngestMessage {
 
 impl IngestMessage {
     /// An upper bound of the bytes it takes in the log.
-    pub(super) fn bytes_max(&self) -> u64 {
+    pub fn bytes_max(&self) -> u64 {
         let field = |(name, value): &(&'static str, MetadataValue)| name.len() + 2 * VARINT_BYTES_MAX + value.bytes();
         let payload = self.payload.as_ref().map_or(0, Bytes::len);
         (2 * VARINT_BYTES_MAX + payload + self.metadata.iter().map(field).sum::<usize>()) as u64

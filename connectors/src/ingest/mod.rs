@@ -175,7 +175,7 @@ impl IngestLog {
         let recovered = recovery::recover(folder, disk.as_ref())?;
         let segments =
             recovered.segments.into_iter().map(|(first, path, bytes)| Segment { first, path, bytes }).collect();
-        let shared = Arc::new(Shared::new(config.clone(), segments, recovered.next));
+        let shared = Arc::new(Shared::new(folder.display().to_string(), config.clone(), segments, recovered.next));
         let writer = Writer { shared: shared.clone(), folder: folder.to_owned(), active: recovered.active, disk };
         let thread =
             std::thread::Builder::new().name("ingest-log".into()).spawn(move || writer.run()).map_err(failed)?;
@@ -192,7 +192,7 @@ impl IngestLog {
         }
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let first = u64::try_from(now.as_micros()).unwrap_or_default();
-        let shared = Arc::new(Shared::new(config.clone(), VecDeque::new(), first));
+        let shared = Arc::new(Shared::new(folder.display().to_string(), config.clone(), VecDeque::new(), first));
         Arc::new(Self { shared, folder: folder.into(), thread: Mutex::new(None), _lock: None })
     }
 
@@ -256,7 +256,12 @@ impl IngestWriter {
     ///
     /// [`IngestError::Full`] comes at once where the log has reached `max_bytes` or the disk is full.
     pub async fn append(&self, messages: Vec<IngestMessage>) -> Result<Durable, IngestError> {
-        self.log.shared.append(messages).await
+        self.log.shared.append(messages, false).await
+    }
+
+    /// As [`IngestWriter::append`], but waits where the log is full.
+    pub async fn append_when_room(&self, messages: Vec<IngestMessage>) -> Result<Durable, IngestError> {
+        self.log.shared.append(messages, true).await
     }
 
     /// Waits until a log that was full has room again (or has failed or closed, which the next append says).

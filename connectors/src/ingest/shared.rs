@@ -97,10 +97,12 @@ pub(super) struct Shared {
     pub(super) visible: watch::Sender<u64>,
     full: watch::Sender<bool>,
     pub(super) config: IngestConfig,
+    /// The log's folder, for messages.
+    name: String,
 }
 
 impl Shared {
-    pub(super) fn new(config: IngestConfig, segments: VecDeque<Segment>, next: u64) -> Self {
+    pub(super) fn new(name: String, config: IngestConfig, segments: VecDeque<Segment>, next: u64) -> Self {
         let committed = segments.front().map_or(next, |segment| segment.first);
         Self {
             state: Mutex::new(State {
@@ -122,6 +124,7 @@ impl Shared {
             visible: watch::Sender::new(next),
             full: watch::Sender::new(false),
             config,
+            name,
         }
     }
 
@@ -130,7 +133,12 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn append(&self, messages: Vec<IngestMessage>) -> Result<Durable, IngestError> {
+    /// Waits for a place in the queue, and for room in a full log where `wait_for_room` says so.
+    pub(super) async fn append(
+        &self,
+        messages: Vec<IngestMessage>,
+        wait_for_room: bool,
+    ) -> Result<Durable, IngestError> {
         if messages.is_empty() {
             return Ok(Durable(DurableState::Ready));
         }
@@ -144,10 +152,12 @@ impl Shared {
             let room = self.queue_room.notified();
             let mut room = std::pin::pin!(room);
             room.as_mut().enable();
-            if let Some(durable) = self.try_append(&mut messages, bytes)? {
-                return Ok(durable);
+            match self.try_append(&mut messages, bytes) {
+                Ok(Some(durable)) => return Ok(durable),
+                Ok(None) => room.await,
+                Err(IngestError::Full) if wait_for_room => self.room().await,
+                Err(error) => return Err(error),
             }
-            room.await;
         }
     }
 
@@ -167,7 +177,12 @@ impl Shared {
         if state.disk_full || state.log_bytes() + state.queue_bytes + bytes > self.config.max_bytes.0 {
             state.wanted = state.wanted.max(bytes);
             state.roll = true;
-            self.full.send_replace(true);
+            if self.full.send_if_modified(|full| !std::mem::replace(full, true)) {
+                tracing::warn!(
+                    folder = self.name, max_bytes = %self.config.max_bytes,
+                    "the ingest log is full: nothing more is taken until the pipeline is further on"
+                );
+            }
             self.work.notify_one();
             return Err(IngestError::Full);
         }
@@ -247,7 +262,9 @@ impl Shared {
         if !state.disk_full && used + state.wanted <= self.config.max_bytes.0 {
             state.wanted = 0;
             state.roll = false;
-            self.full.send_if_modified(|full| std::mem::replace(full, false));
+            if self.full.send_if_modified(|full| std::mem::replace(full, false)) {
+                tracing::info!(folder = self.name, "the ingest log has room again");
+            }
         }
     }
 

@@ -1,42 +1,23 @@
-//! The connector `mqtt` (stub: to be written).
+//! The connector `mqtt`: a source and a sink for MQTT 5 and 3.1.1.
+//!
+//! * `config`: the options, and what they resolve to.
+//! * `connection`: one connection to a broker, with both versions of the protocol behind one surface.
+//! * [`source`]: subscribes, writes to the ingest log, and acknowledges what is durable there.
+//! * [`sink`]: publishes rows, and knows of each whether the broker has it.
+//!
+//! A connection that breaks is thrown away with everything that belonged to it, packet ids above all, and a new one is
+//! made. So an acknowledgement can never reach another message that got the same packet id later.
 
-use std::sync::LazyLock;
+mod config;
+mod connection;
+mod metadata;
+mod sink;
+mod source;
+#[cfg(test)]
+mod tests;
+mod topic;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
-use crate::error::ConnectorError;
-use crate::source::MetadataField;
-#[allow(unused_imports)]
-use crate::{PushSource, Sink, SinkContext, Source, SourceContext};
-
-/// The metadata fields that a row of this source can carry.
-pub static METADATA: LazyLock<Vec<MetadataField>> = LazyLock::new(Vec::new);
-
-/// Options of the source.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MqttSourceConfig {
-    /// The ingest log.
-    #[serde(default)]
-    pub ingest: crate::ingest::IngestConfig,
-}
-
-impl MqttSourceConfig {
-    /// Checks the options and builds the source.
-    pub fn build(&self, _context: &SourceContext) -> Result<Box<dyn PushSource>, ConnectorError> {
-        Err(ConnectorError::configuration("", "not written yet"))
-    }
-}
-
-/// Options of the sink.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct MqttSinkConfig {}
-
-impl MqttSinkConfig {
-    /// Checks the options and builds the sink.
-    pub fn build(&self, _context: &SinkContext) -> Result<Box<dyn Sink>, ConnectorError> {
-        Err(ConnectorError::configuration("", "not written yet"))
-    }
-}
+pub use config::{
+    BrokerUrl, LastWillConfig, MqttSinkConfig, MqttSourceConfig, QoS, ReconnectConfig, TlsConfig, Topic, Version,
+};
+pub use metadata::METADATA;
