@@ -141,3 +141,55 @@ impl Sink for Stdout {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use arrow::array::{ArrayRef, Int64Array};
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Paper(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    async fn printed(config: serde_json::Value, format: serde_json::Value) -> String {
+        let column: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None]));
+        let rows = RecordBatch::try_from_iter_with_nullable([("n", column, true)]).unwrap();
+        let context = SinkContext {
+            pipeline: "p".into(),
+            name: "alarms".into(),
+            base_dir: ".".into(),
+            columns: rows.schema(),
+            format: serde_json::from_value(format).unwrap(),
+            routes: Default::default(),
+        };
+        let paper = Paper::default();
+        let config: StdoutConfig = serde_json::from_value(config).unwrap();
+        let mut sink = config.build_on(&context, Box::new(paper.clone())).unwrap();
+        sink.open(None).await.unwrap();
+        sink.write(&rows).await.unwrap();
+        sink.close().await.unwrap();
+        String::from_utf8(paper.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn rows_are_lines_or_tables_with_the_sinks_name_if_asked_for() {
+        assert_eq!(printed(json!({}), json!(null)).await, "{\"n\":1}\n{\"n\":null}\n");
+        assert_eq!(printed(json!({"prefix": true}), json!("csv")).await, "alarms | n\nalarms | 1\nalarms | \"\"\n");
+        let table = printed(json!({"style": "table"}), json!(null)).await;
+        assert_eq!(table, "+------+\n| n    |\n+------+\n| 1    |\n| NULL |\n+------+\n");
+    }
+}

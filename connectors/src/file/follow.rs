@@ -137,10 +137,10 @@ impl Follow {
 
     /// Every file is at its end: sees whether one was cut, renamed or added. True where something changed.
     fn check(&mut self) -> Result<bool, ConnectorError> {
-        let mut changed = false;
+        let (mut changed, mut cut) = (false, false);
         let mut kept = Vec::with_capacity(self.tails.len());
         for mut tail in std::mem::take(&mut self.tails) {
-            tail.notice_cut()?;
+            cut |= tail.notice_cut()?;
             if tail.gone_since.is_none() && id_of(&tail.path) != Some(tail.id) {
                 tracing::info!(file = %tail.path.display(), "the file was renamed or deleted; reading it to its end");
                 tail.gone_since = Some(Instant::now());
@@ -157,7 +157,7 @@ impl Follow {
         if changed {
             self.partitions();
         }
-        Ok(changed || !self.events.is_empty())
+        Ok(changed || cut)
     }
 
     /// Lets go of a file that will not grow any more; its last line counts even without a line break.
@@ -177,18 +177,19 @@ impl Follow {
 
 impl Tail {
     /// Starts over where the file was cut (`copytruncate`, `> file`).
-    fn notice_cut(&mut self) -> Result<(), ConnectorError> {
-        let Some(file) = self.reader.file() else { return Ok(()) };
+    fn notice_cut(&mut self) -> Result<bool, ConnectorError> {
+        let Some(file) = self.reader.file() else { return Ok(false) };
         let len = file.metadata().map_err(|error| io_error("read", &self.path, &error))?.len();
         let read = self.reader.read_up_to();
-        if len < read || (len > read && !self.reader.still_the_same()) {
+        let cut = len < read || (len > read && !self.reader.still_the_same());
+        if cut {
             tracing::warn!(
                 file = %self.path.display(), read, len, lost = self.reader.unfinished(),
                 "the file was cut or written anew; reading it from its beginning"
             );
             self.reader.rewind()?;
         }
-        Ok(())
+        Ok(cut)
     }
 }
 

@@ -16,6 +16,8 @@ mod roll;
 mod sink;
 mod source;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};

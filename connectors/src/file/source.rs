@@ -160,7 +160,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    fn new(config: &FileSourceConfig, context: &SourceContext) -> Result<Self, ConnectorError> {
+    pub(super) fn new(config: &FileSourceConfig, context: &SourceContext) -> Result<Self, ConnectorError> {
         let is_pattern = config.path.contains(['*', '?', '[']);
         let path = resolve(&context.base_dir, &config.path);
         // A pattern character in the folder's own name stands for itself.
