@@ -119,6 +119,8 @@ impl Follow {
         for i in 0..self.tails.len() {
             let at = (self.turn + i) % self.tails.len();
             let Some(tail) = self.tails.get_mut(at) else { continue };
+            // Before reading on, lest what was written anew is taken for growth.
+            tail.notice_cut()?;
             let Some(batch) = tail.reader.next(false)? else { continue };
             if tail.gone_since.is_some() {
                 tail.gone_since = Some(Instant::now());
@@ -135,12 +137,11 @@ impl Follow {
         Ok(false)
     }
 
-    /// Every file is at its end: sees whether one was cut, renamed or added. True where something changed.
+    /// Every file is at its end: sees whether one was renamed or added. True where something changed.
     fn check(&mut self) -> Result<bool, ConnectorError> {
-        let (mut changed, mut cut) = (false, false);
+        let mut changed = false;
         let mut kept = Vec::with_capacity(self.tails.len());
         for mut tail in std::mem::take(&mut self.tails) {
-            cut |= tail.notice_cut()?;
             if tail.gone_since.is_none() && id_of(&tail.path) != Some(tail.id) {
                 tracing::info!(file = %tail.path.display(), "the file was renamed or deleted; reading it to its end");
                 tail.gone_since = Some(Instant::now());
@@ -157,7 +158,7 @@ impl Follow {
         if changed {
             self.partitions();
         }
-        Ok(changed || cut)
+        Ok(changed || !self.events.is_empty())
     }
 
     /// Lets go of a file that will not grow any more; its last line counts even without a line break.
@@ -177,19 +178,18 @@ impl Follow {
 
 impl Tail {
     /// Starts over where the file was cut (`copytruncate`, `> file`).
-    fn notice_cut(&mut self) -> Result<bool, ConnectorError> {
-        let Some(file) = self.reader.file() else { return Ok(false) };
+    fn notice_cut(&mut self) -> Result<(), ConnectorError> {
+        let Some(file) = self.reader.file() else { return Ok(()) };
         let len = file.metadata().map_err(|error| io_error("read", &self.path, &error))?.len();
         let read = self.reader.read_up_to();
-        let cut = len < read || (len > read && !self.reader.still_the_same());
-        if cut {
+        if len < read || (len > read && !self.reader.still_the_same()) {
             tracing::warn!(
                 file = %self.path.display(), read, len, lost = self.reader.unfinished(),
                 "the file was cut or written anew; reading it from its beginning"
             );
             self.reader.rewind()?;
         }
-        Ok(cut)
+        Ok(())
     }
 }
 
