@@ -18,7 +18,7 @@ use crate::error::ConnectorError;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// The byte order mark that some editors put first.
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Bounds and habits of a reader, from the source's options.
 #[derive(Debug, Clone)]

@@ -164,10 +164,8 @@ impl Files {
         let is_pattern = config.path.contains(['*', '?', '[']);
         let path = resolve(&context.base_dir, &config.path);
         // A pattern character in the folder's own name stands for itself.
-        let pattern = match Path::new(&config.path).is_absolute() {
-            true => config.path.clone(),
-            false => format!("{}/{}", Pattern::escape(&context.base_dir.to_string_lossy()), config.path),
-        };
+        let folder = Pattern::escape(&context.base_dir.to_string_lossy());
+        let pattern = Path::new(&folder).join(&config.path).to_string_lossy().into_owned();
         if is_pattern {
             Pattern::new(&pattern).map_err(|error| ConnectorError::configuration("path", error.to_string()))?;
         }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::lines::BOM;
 use super::{infer, io_error, joined, resolve};
 use crate::error::ConnectorError;
 use crate::format::csv::CsvConfig;
@@ -124,7 +125,11 @@ fn read(path: &Path, size_max: ByteSize) -> Result<Vec<u8>, ConnectorError> {
             path.display()
         )));
     }
-    fs::read(path).map_err(wrong)
+    let mut content = fs::read(path).map_err(wrong)?;
+    if content.starts_with(BOM) {
+        content.drain(..BOM.len());
+    }
+    Ok(content)
 }
 
 struct FileTable {
@@ -143,12 +148,11 @@ impl FileTable {
         size_max: ByteSize,
     ) -> Result<RecordBatch, ConnectorError> {
         let content = read(path, size_max)?;
-        let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&content);
-        let format = whole_file(path, content, Some(format))?;
+        let format = whole_file(path, &content, Some(format))?;
         if content.trim_ascii().is_empty() && !matches!(format, FormatConfig::Csv(_)) {
             return Ok(RecordBatch::new_empty(options.columns));
         }
-        let decoded = format.decoder(options)?.decode(&BinaryArray::from_iter_values([content]));
+        let decoded = format.decoder(options)?.decode(&BinaryArray::from_iter_values([&content]));
         if decoded.errors.is_empty() {
             return Ok(decoded.rows);
         }

@@ -40,7 +40,7 @@ async fn columns_are_found_in_all_of_the_file_and_then_stay() {
         "v.json",
         r#"[{"vehicle": "v1", "limit": 4}, {"vehicle": "v2", "limit": 4.5, "at": {"lat": 1.5}, "tags": ["a"]}]"#,
     );
-    write("v.jsonl", "{\"vehicle\": \"v1\", \"none\": null}\n\n{\"vehicle\": \"v2\", \"n\": 1}\n");
+    write("v.jsonl", "\u{feff}{\"vehicle\": \"v1\", \"none\": null}\n\n{\"vehicle\": \"v2\", \"n\": 1}\n");
     for (name, columns, count) in [
         ("v.csv", "vehicle Utf8, cold Boolean, limit Float64, since Date32, note Utf8", 2),
         ("v.json", "at Struct(\"lat\": Float64), limit Float64, tags List(Utf8), vehicle Utf8", 2),
