@@ -199,7 +199,7 @@ async fn every_row_is_published_once_wherever_the_crash_is() {
     // Rows 0.. are written in uneven batches; after `crash` actions the sink is dropped, and all goes on from the last
     // complete checkpoint, as the runtime does it.
     for crash in 0..40 {
-        let out = Out::new(json!({"path": "out.jsonl", "roll": {"size": "70B", "rows": 3}}), json!(null));
+        let out = Out::new(json!({"path": "out.jsonl", "roll": {"size": "70B", "rows": 4}}), json!(null));
         let (mut actions, mut restored, mut sent): (i32, Option<Vec<u8>>, i64) = (0, None, 0);
         let mut crashed = false;
         'run: loop {
@@ -213,7 +213,7 @@ async fn every_row_is_published_once_wherever_the_crash_is() {
                 if next >= 30 {
                     break;
                 }
-                let batch: Vec<_> = (next..(next + 1 + step % 5).min(30)).map(|n| ("r", n)).collect();
+                let batch: Vec<_> = (next..(next + 1 + step % 4).min(30)).map(|n| ("r", n)).collect();
                 sink.write(&rows(&batch)).await.unwrap();
                 next += batch.len() as i64;
                 if dies() {
