@@ -54,21 +54,6 @@ impl CsvDecoder {
         Ok(Self { dialect, schema: options.columns.clone(), columns, records, declared, file: None })
     }
 
-    /// Where the columns are, by the header in `names`.
-    fn layout(&self, names: &[String]) -> Result<Layout, String> {
-        let place = |column: &arrow::datatypes::FieldRef| {
-            names.iter().position(|name| name == column.name()).ok_or_else(|| {
-                format!(
-                    "the header has no column `{}`, it has: {}; where the first line is no header, set `format: {{csv: {{header: false}}}}`",
-                    column.name(),
-                    names.join(", ")
-                )
-            })
-        };
-        let field_of_column = self.schema.fields().iter().map(place).collect::<Result<_, _>>()?;
-        Ok(Layout { fields: names.len(), field_of_column })
-    }
-
     /// Reads all records of `payload`, the first of which is a header if `with_header`.
     fn message(&mut self, payload: &[u8], with_header: bool, rows: &mut Rows) {
         let mut layout = match (&self.file, with_header) {
@@ -77,7 +62,7 @@ impl CsvDecoder {
             (None, true) => None,
             (None, false) => Some(self.declared.clone()),
         };
-        let mut records = std::mem::replace(&mut self.records, Records::new(&self.dialect));
+        let Self { dialect, schema, columns, records, .. } = self;
         records.start();
         let (mut rest, mut any) = (payload, false);
         while let Some(record) = records.next(&mut rest) {
@@ -86,8 +71,10 @@ impl CsvDecoder {
             let place = if first && rest.is_empty() { String::new() } else { format!("line {}: ", record.line) };
             let result = match (&layout, record.problem) {
                 (_, Some(problem)) => Err(problem.to_owned()),
-                (None, None) => records.names().and_then(|names| self.layout(&names)).map(|found| layout = Some(found)),
-                (Some(layout), None) => self.row(&records, layout, rows),
+                (None, None) => {
+                    records.names().and_then(|names| Layout::find(schema, &names)).map(|found| layout = Some(found))
+                }
+                (Some(layout), None) => push_row(columns, &dialect.nulls, records, layout, rows),
             };
             if let Err(reason) = result {
                 rows.error(format!("{place}{reason}"));
@@ -99,29 +86,52 @@ impl CsvDecoder {
         if !any {
             rows.error("the message is empty; expected a line of CSV".into());
         }
-        self.records = records;
     }
+}
 
-    fn row(&mut self, records: &Records, layout: &Layout, rows: &mut Rows) -> Result<(), String> {
-        if records.ends.len() != layout.fields {
-            return Err(format!("expected {} fields, found {}", layout.fields, records.ends.len()));
+impl Layout {
+    /// Where the columns of `schema` are, by the header in `names`.
+    fn find(schema: &SchemaRef, names: &[String]) -> Result<Self, String> {
+        let place = |column: &arrow::datatypes::FieldRef| {
+            names.iter().position(|name| name == column.name()).ok_or_else(|| {
+                format!(
+                    "the header has no column `{}`, it has: {}; where the first line is no header, set `format: {{csv: {{header: false}}}}`",
+                    column.name(),
+                    names.join(", ")
+                )
+            })
+        };
+        let field_of_column = schema.fields().iter().map(place).collect::<Result<_, _>>()?;
+        Ok(Self { fields: names.len(), field_of_column })
+    }
+}
+
+/// Appends a record as a row, or leaves the columns as they were and says why.
+fn push_row(
+    columns: &mut Columns,
+    nulls: &[String],
+    records: &Records,
+    layout: &Layout,
+    rows: &mut Rows,
+) -> Result<(), String> {
+    if records.ends.len() != layout.fields {
+        return Err(format!("expected {} fields, found {}", layout.fields, records.ends.len()));
+    }
+    let mut problem = Problem::default();
+    for (column, &field) in columns.list.iter_mut().zip(&layout.field_of_column) {
+        match std::str::from_utf8(records.field(field)) {
+            Ok(text) => push(column, text, nulls, &mut problem),
+            Err(_) => problem.set(|| format!("field {}: not valid UTF-8", field + 1)),
         }
-        let mut problem = Problem::default();
-        for (column, &field) in self.columns.list.iter_mut().zip(&layout.field_of_column) {
-            match std::str::from_utf8(records.field(field)) {
-                Ok(text) => push(column, text, &self.dialect.nulls, &mut problem),
-                Err(_) => problem.set(|| format!("field {}: not valid UTF-8", field + 1)),
-            }
+    }
+    match problem.take() {
+        None => {
+            rows.add();
+            Ok(())
         }
-        match problem.take() {
-            None => {
-                rows.add();
-                Ok(())
-            }
-            Some(reason) => {
-                self.columns.truncate(rows.count());
-                Err(reason)
-            }
+        Some(reason) => {
+            columns.truncate(rows.count());
+            Err(reason)
         }
     }
 }
@@ -149,7 +159,9 @@ impl Decoder for CsvDecoder {
         self.records.start();
         let mut rest = line;
         let layout = match self.records.next(&mut rest) {
-            Some(Record { problem: None, .. }) => self.records.names().and_then(|names| self.layout(&names)),
+            Some(Record { problem: None, .. }) => {
+                self.records.names().and_then(|names| Layout::find(&self.schema, &names))
+            }
             Some(Record { problem: Some(problem), .. }) => Err(format!("the header cannot be read: {problem}")),
             None => Err("the file's first line is empty or a comment; it must be the header".into()),
         };

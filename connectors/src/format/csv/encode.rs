@@ -30,7 +30,7 @@ impl CsvEncoder {
 
     fn buffer(&self, rows: &RecordBatch) -> Result<(Vec<u8>, Vec<usize>), ArrowError> {
         let mut json = encoders(rows, &self.values)?;
-        let texts = rows.columns().iter().map(|column| texts(column)).collect::<Result<Vec<_>, _>>()?;
+        let texts = rows.columns().iter().map(texts).collect::<Result<Vec<_>, _>>()?;
         let null = self.dialect.nulls.first().map_or("", String::as_str).as_bytes();
         let (mut buffer, mut ends, mut value) = (Vec::new(), Vec::with_capacity(rows.num_rows()), Vec::new());
         for row in 0..rows.num_rows() {

@@ -20,7 +20,8 @@ pub struct CsvConfig {
     pub header: Option<bool>,
     /// What stands between two fields: one character, `,` where this is missing (`"\t"` for tabs).
     pub delimiter: String,
-    /// What stands around a field that holds delimiters, line breaks or quotes: one character.
+    /// What stands around a field that holds delimiters, line breaks or quotes: one character. A file source reads line by
+    /// line, so a line break within quotes makes two bad lines there; messages and tables may have them.
     pub quote: String,
     /// What stands before a quote within a quoted field. Where this is missing, such a quote is doubled.
     pub escape: Option<String>,

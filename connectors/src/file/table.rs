@@ -1,0 +1,183 @@
+//! The table `file`: a file that is read whole, and again on each refresh.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{BinaryArray, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::lines::BOM;
+use super::{infer, io_error, joined, resolve};
+use crate::error::ConnectorError;
+use crate::format::csv::CsvConfig;
+use crate::format::json::{JsonConfig, JsonLayout};
+use crate::format::{DecodeOptions, FormatConfig};
+use crate::table::Table;
+use crate::units::{ByteSize, Duration};
+
+/// How many wrong lines an error quotes.
+const ERRORS_SHOWN: usize = 3;
+
+/// Options of the table: a CSV file with a header, or JSON (an object per line, or an array of objects). Without
+/// `columns` their names and types are found in the file when the pipeline is loaded, and stay so until the next load.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileTableConfig {
+    /// The file, relative to the folder of this YAML file. Its ending says the format where `format` does not: `.csv`,
+    /// `.tsv`, `.json`, `.jsonl` or `.ndjson`.
+    pub path: String,
+    /// How often the file is read again; never where this is missing. A file that cannot be read leaves the rows of the
+    /// last time in use.
+    #[serde(default)]
+    pub refresh: Option<Duration>,
+    /// The largest file that is read; 256MiB by default, 1GiB at most.
+    #[serde(default = "FileTableConfig::default_size_max")]
+    pub size_max: ByteSize,
+}
+
+impl FileTableConfig {
+    fn default_size_max() -> ByteSize {
+        ByteSize::mib(256)
+    }
+
+    /// Checks the options and builds the table.
+    pub fn build(
+        &self,
+        base_dir: &Path,
+        columns: Option<SchemaRef>,
+        format: Option<&FormatConfig>,
+    ) -> Result<Box<dyn Table>, ConnectorError> {
+        if self.refresh.is_some_and(|refresh| refresh.0 < std::time::Duration::from_millis(100)) {
+            return Err(ConnectorError::configuration("refresh", "must be at least 100ms"));
+        }
+        if self.size_max.0 == 0 || self.size_max > ByteSize::mib(1024) {
+            return Err(ConnectorError::configuration("size_max", "must be from 1B to 1GiB"));
+        }
+        let path = resolve(base_dir, &self.path);
+        let content =
+            read(&path, self.size_max).map_err(|error| ConnectorError::configuration("path", error.message))?;
+        let format = whole_file(&path, &content, format)?;
+        let declared = columns.is_some();
+        let columns = match columns {
+            Some(columns) => columns,
+            None => infer::columns(&path, &content, &format)?,
+        };
+        let table = FileTable {
+            options: DecodeOptions {
+                columns: columns.clone(),
+                declared: columns.clone(),
+                timestamp_units: BTreeMap::new(),
+            },
+            path,
+            format,
+            size_max: self.size_max,
+            refresh: self.refresh,
+        };
+        // What cannot work (a type that the format does not have) is said now.
+        table.format.decoder(table.options.clone())?;
+        if !declared {
+            let found: Vec<_> =
+                columns.fields().iter().map(|column| format!("{}: {}", column.name(), column.data_type())).collect();
+            tracing::info!(file = %table.path.display(), columns = %found.join(", "), "columns found in the file");
+        }
+        Ok(Box::new(table))
+    }
+}
+
+/// The format for the whole file as one message.
+fn whole_file(path: &Path, content: &[u8], format: Option<&FormatConfig>) -> Result<FormatConfig, ConnectorError> {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let format = match (format, extension.to_ascii_lowercase().as_str()) {
+        (Some(format), _) => format.clone(),
+        (None, "csv") => FormatConfig::Csv(CsvConfig::default()),
+        (None, "tsv") => FormatConfig::Csv(CsvConfig::delimited_by("\t")),
+        (None, "json" | "jsonl" | "ndjson") => FormatConfig::default(),
+        (None, _) => {
+            return Err(ConnectorError::configuration(
+                "path",
+                format!("{} does not say its format; set `format: csv` or `format: json`", path.display()),
+            ));
+        }
+    };
+    Ok(match format {
+        FormatConfig::Csv(csv) => FormatConfig::Csv(csv.with_header_by_default()),
+        FormatConfig::Json(json) => {
+            let is_array = content.trim_ascii_start().first() == Some(&b'[');
+            let layout = if is_array { JsonLayout::Array } else { JsonLayout::Lines };
+            FormatConfig::Json(JsonConfig { layout, ..json })
+        }
+        FormatConfig::Text(_) | FormatConfig::Bytes(_) => {
+            return Err(ConnectorError::configuration("format", "a table is read from csv or json"));
+        }
+    })
+}
+
+fn read(path: &Path, size_max: ByteSize) -> Result<Vec<u8>, ConnectorError> {
+    let wrong = |error| io_error("read", path, &error);
+    let length = fs::metadata(path).map_err(wrong)?.len();
+    if length > size_max.0 {
+        return Err(ConnectorError::retry(format!(
+            "{} has {length} bytes, more than `size_max` ({size_max}) allows",
+            path.display()
+        )));
+    }
+    let mut content = fs::read(path).map_err(wrong)?;
+    if content.starts_with(BOM) {
+        content.drain(..BOM.len());
+    }
+    Ok(content)
+}
+
+struct FileTable {
+    path: PathBuf,
+    format: FormatConfig,
+    options: DecodeOptions,
+    size_max: ByteSize,
+    refresh: Option<Duration>,
+}
+
+impl FileTable {
+    fn load(
+        path: &Path,
+        format: &FormatConfig,
+        options: DecodeOptions,
+        size_max: ByteSize,
+    ) -> Result<RecordBatch, ConnectorError> {
+        let content = read(path, size_max)?;
+        let format = whole_file(path, &content, Some(format))?;
+        if content.trim_ascii().is_empty() && !matches!(format, FormatConfig::Csv(_)) {
+            return Ok(RecordBatch::new_empty(options.columns));
+        }
+        let decoded = format.decoder(options)?.decode(&BinaryArray::from_iter_values([&content]));
+        if decoded.errors.is_empty() {
+            return Ok(decoded.rows);
+        }
+        let shown: Vec<_> = decoded.errors.iter().take(ERRORS_SHOWN).map(|error| error.reason.as_str()).collect();
+        let more = match decoded.errors.len().saturating_sub(ERRORS_SHOWN) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        Err(ConnectorError::retry(format!("the table {} cannot be read: {}{more}", path.display(), shown.join("; "))))
+    }
+}
+
+#[async_trait]
+impl Table for FileTable {
+    fn schema(&self) -> SchemaRef {
+        self.options.columns.clone()
+    }
+
+    async fn load(&self) -> Result<RecordBatch, ConnectorError> {
+        let (path, format, options, size_max) =
+            (self.path.clone(), self.format.clone(), self.options.clone(), self.size_max);
+        joined(tokio::task::spawn_blocking(move || Self::load(&path, &format, options, size_max)).await)?
+    }
+
+    fn refresh(&self) -> Option<std::time::Duration> {
+        self.refresh.map(|refresh| refresh.0)
+    }
+}
