@@ -91,6 +91,7 @@ impl KafkaMessage {
 /// The broker that all tests of this process share; started once. Tests keep apart by the names of their topics and
 /// groups, and never kill this one.
 pub async fn kafka() -> &'static Kafka {
+    crate::log_to_stderr();
     static SHARED: OnceCell<Result<Kafka, String>> = OnceCell::const_new();
     let shared = SHARED
         .get_or_init(|| async {
@@ -116,6 +117,7 @@ impl Kafka {
 
     /// A broker of the test's own, with more listeners.
     pub async fn start_with(options: KafkaOptions) -> Self {
+        crate::log_to_stderr();
         Self::try_start(options).await.unwrap_or_else(|error| panic!("no Kafka: {error}"))
     }
 
