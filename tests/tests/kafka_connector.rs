@@ -215,7 +215,6 @@ async fn latest_means_the_same_place_after_a_failure_before_the_first_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_time_begins_at_its_first_message() {
     let kafka = kafka().await;
-    kafka.create_topic("since", 1).await;
     let at = |n: i64| Produce {
         timestamp_ms: Some(1_700_000_000_000 + n * 1000),
         ..Produce::value(json!({"n": n}).to_string())
