@@ -9,3 +9,17 @@
 pub mod daemon;
 pub mod proxy;
 pub mod services;
+
+/// Writes logs to standard error where `RUST_LOG` asks for them; may be called by every test.
+pub fn log_to_stderr() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        // The harness's own clients report the end of a partition as an error.
+        let asked = std::env::var("RUST_LOG").unwrap_or_default() + ",rdkafka=off,librdkafka=off";
+        // Another test may have been first.
+        tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::new(asked))
+            .with_writer(std::io::stderr)
+            .try_init()
+            .ok();
+    }
+}

@@ -4,3 +4,4 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod harness;
+mod kafka_connector;

@@ -172,12 +172,17 @@ impl ConsumerContext for Context {
         let identity = &self.health.identity;
         let names: Vec<_> = partitions.elements().iter().map(|one| name(one.topic(), one.partition())).collect();
         let (pipeline, source) = (&identity.pipeline, &identity.name);
+        // Where a group shares out in two steps, one of them often changes nothing.
+        let changed = !names.is_empty();
         let done = if err == RespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            tracing::info!(pipeline, source, partitions = ?names, "partitions assigned");
-            self.health.up();
+            if changed {
+                tracing::info!(pipeline, source, partitions = ?names, "partitions assigned");
+            }
             self.assigned(consumer, partitions)
         } else {
-            tracing::info!(pipeline, source, partitions = ?names, "partitions given up");
+            if changed {
+                tracing::info!(pipeline, source, partitions = ?names, "partitions given up");
+            }
             self.revoked(consumer, partitions)
         };
         if let Err(error) = done {
@@ -218,11 +223,17 @@ impl ClientContext for Context {
     }
 
     fn stats(&self, statistics: Statistics) {
+        // Messages are no sign of life: they may have been fetched before.
+        if statistics.brokers.values().any(|broker| broker.nodeid >= 0 && broker.state == "UP") {
+            self.health.up();
+        }
         let mut state = self.shared.lock();
         for topic in statistics.topics.values() {
             for partition in topic.partitions.values() {
                 let end = if self.read_committed { partition.ls_offset } else { partition.hi_offset };
-                if let (Ok(end), Ok(next)) = (u64::try_from(end), u64::try_from(partition.app_offset.max(0))) {
+                if let (Ok(end), Ok(next)) =
+                    (u64::try_from(end), u64::try_from(partition.app_offset.max(partition.lo_offset).max(0)))
+                {
                     state.set_end(&name(&topic.topic, partition.partition), end, next);
                 }
             }

@@ -129,13 +129,24 @@ pub(super) struct Collector {
     columns: Vec<Column>,
     rows: usize,
     bytes: usize,
+    first_position: u64,
     next_position: u64,
 }
 
 impl Collector {
     pub(super) fn new(name: Arc<str>, topic: Arc<str>, partition: i32, metadata: &[String]) -> Self {
         let columns = metadata.iter().filter_map(|name| Column::new(name)).collect();
-        Self { name, topic, partition, payloads: BinaryBuilder::new(), columns, rows: 0, bytes: 0, next_position: 0 }
+        Self {
+            name,
+            topic,
+            partition,
+            payloads: BinaryBuilder::new(),
+            columns,
+            rows: 0,
+            bytes: 0,
+            first_position: 0,
+            next_position: 0,
+        }
     }
 
     pub(super) fn append(&mut self, message: &BorrowedMessage<'_>) {
@@ -143,13 +154,21 @@ impl Collector {
         for column in &mut self.columns {
             column.append(message);
         }
+        let offset = u64::try_from(message.offset()).unwrap_or(0);
+        if self.rows == 0 {
+            self.first_position = offset;
+        }
+        self.next_position = offset + 1;
         self.rows += 1;
         self.bytes += message.payload_len();
-        self.next_position = u64::try_from(message.offset()).unwrap_or(0) + 1;
     }
 
     pub(super) fn is(&self, topic: &str, partition: i32) -> bool {
         self.partition == partition && &*self.topic == topic
+    }
+
+    pub(super) fn first_position(&self) -> u64 {
+        self.first_position
     }
 
     pub(super) fn rows(&self) -> usize {

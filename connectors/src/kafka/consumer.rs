@@ -28,6 +28,9 @@ use crate::source::SourceEvent;
 const BATCHES_WAITING_MAX: usize = 2;
 /// An idle thread looks for commits and for the end so often.
 const IDLE_POLL: Duration = Duration::from_millis(100);
+/// The last commit is tried again for so long, with such pauses; less than the source waits for its end.
+const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(8);
+const LAST_COMMIT_PAUSE: Duration = Duration::from_millis(100);
 /// While paused, so many events are served at a time.
 const PAUSED_EVENTS_MAX: usize = 100;
 
@@ -55,7 +58,9 @@ pub(super) struct State {
     pub(super) from: Positions,
     /// What was handed out.
     pub(super) reached: HashMap<Arc<str>, u64>,
-    /// The end of each partition, and what librdkafka had handed to us, as of the last statistics.
+    /// The first message that came from each partition.
+    first: HashMap<Arc<str>, u64>,
+    /// The end of each partition, and where reading began as far as librdkafka knows, as of the last statistics.
     ends: HashMap<String, (u64, u64)>,
     /// What is to be committed next.
     commit: Option<Positions>,
@@ -119,7 +124,7 @@ impl State {
     pub(super) fn lag(&self) -> Vec<(Arc<str>, u64)> {
         let lag = |partition: &Arc<str>| {
             let (end, next) = *self.ends.get(&**partition)?;
-            let position = self.reached.get(partition).copied().unwrap_or(next);
+            let position = self.reached.get(partition).or_else(|| self.first.get(partition)).copied().unwrap_or(next);
             Some((partition.clone(), end.saturating_sub(position)))
         };
         self.assigned.iter().filter_map(lag).collect()
@@ -237,8 +242,10 @@ impl Reader {
         while self.has_space() && self.poll_one(Duration::ZERO) {}
         let mut collectors = std::mem::take(&mut self.collecting.collectors);
         self.collecting.last = None;
-        self.consumer.context().health.up();
         let mut state = self.shared.lock();
+        for collector in &collectors {
+            state.first.entry(collector.name.clone()).or_insert(collector.first_position());
+        }
         // A partition may have been taken away after its messages were collected.
         collectors.retain(|collector| collector.rows() > 0 && state.assigned.contains(&collector.name));
         state.batches.extend(collectors.into_iter().map(Collector::finish));
@@ -298,43 +305,48 @@ impl Reader {
     }
 
     fn commit(&self) {
-        let Some(offsets) = self.offsets_to_commit() else { return };
-        if let Err(error) = self.consumer.commit(&offsets, CommitMode::Async) {
+        if self.shared.lock().commit.is_none() {
+            return;
+        }
+        let committed = self.last_offsets().and_then(|offsets| match offsets.count() {
+            0 => Ok(()),
+            _ => self.consumer.commit(&offsets, CommitMode::Async),
+        });
+        if let Err(error) = committed {
             tracing::warn!(%error, "offsets were not committed; the next commit covers these");
         }
     }
 
-    /// The last commit must have arrived before the group is left, or the next member would repeat its rows.
+    /// The last commit must have arrived before the group is left, or the next member would repeat its rows. A broker
+    /// that has just come back does not take it at once.
     fn commit_at_end(&self) {
-        self.commit();
-        let Ok(assignment) = self.consumer.assignment() else { return };
-        let mut last = TopicPartitionList::new();
-        for partition in assignment.elements() {
-            let name = name(partition.topic(), partition.partition());
-            let committed = self.shared.lock().committed.get(&name);
-            if let Some(offset) = committed.and_then(|offset| i64::try_from(offset).ok()) {
-                last.add_partition_offset(partition.topic(), partition.partition(), Offset::Offset(offset)).ok();
+        let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
+        while let Err(error) = self.last_offsets().and_then(|offsets| match offsets.count() {
+            0 => Ok(()),
+            _ => self.consumer.commit(&offsets, CommitMode::Sync),
+        }) {
+            if Instant::now() > deadline {
+                tracing::warn!(%error, "the last offsets were not committed; their rows may be read again");
+                return;
             }
-        }
-        if last.count() > 0
-            && let Err(error) = self.consumer.commit(&last, CommitMode::Sync)
-        {
-            tracing::warn!(%error, "the last offsets were not committed; their rows may be read again");
+            // Membership goes on meanwhile. Messages are nobody's any more: no position covers them.
+            drop(self.consumer.poll(LAST_COMMIT_PAUSE));
         }
     }
 
-    /// What is to be committed and still ours.
-    fn offsets_to_commit(&self) -> Option<TopicPartitionList> {
+    /// The offsets that were last asked to be committed, of the partitions that are still ours.
+    fn last_offsets(&self) -> KafkaResult<TopicPartitionList> {
         let mut state = self.shared.lock();
-        let upto = state.commit.take()?;
+        if let Some(newer) = state.commit.take() {
+            state.committed = newer;
+        }
         let mut offsets = TopicPartitionList::new();
-        for (partition, next) in upto.0.iter().filter(|(name, _)| state.assigned.contains(name.as_str())) {
+        for (partition, next) in state.committed.0.iter().filter(|(name, _)| state.assigned.contains(name.as_str())) {
             if let (Some((topic, number)), Ok(next)) = (parse_name(partition), i64::try_from(*next)) {
-                offsets.add_partition_offset(topic, number, Offset::Offset(next)).ok()?;
+                offsets.add_partition_offset(topic, number, Offset::Offset(next))?;
             }
         }
-        state.committed = upto;
-        (offsets.count() > 0).then_some(offsets)
+        Ok(offsets)
     }
 }
 

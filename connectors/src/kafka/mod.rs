@@ -11,6 +11,7 @@ mod delivery;
 mod record;
 mod sink;
 mod source;
+mod source_options;
 
 use std::borrow::Cow;
 
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::batch::METADATA;
 pub use self::sink::{Acks, Compression, KafkaSinkConfig, Partitioner};
-pub use self::source::{AssignmentStrategy, IsolationLevel, KafkaSourceConfig, StartOffset};
+pub use self::source_options::{AssignmentStrategy, IsolationLevel, KafkaSourceConfig, StartOffset};
 use crate::secret::Secret;
 
 /// One text, or a list of them.

@@ -214,6 +214,7 @@ impl Records {
             Ok(partition) if partition >= 0 => Ok(partition),
             _ => Err(format!("{number} is no partition")),
         });
+        let partition = partition.transpose()?;
         let timestamp = self.timestamp.as_ref().filter(|all| all.is_valid(row)).map(|all| all.value(row));
         if let Some(before) = timestamp.filter(|timestamp| *timestamp <= 0) {
             return Err(format!("the time {before} (in milliseconds since 1970) cannot be a message's"));
@@ -228,7 +229,7 @@ impl Records {
             Texts::Each(texts) => texts.get(row)?.as_deref().ok().map(|text| (name.as_str(), text)),
             Texts::Column(_) => None,
         });
-        Ok(Record { topic, key, partition: partition.transpose()?, timestamp, tombstone, headers: headers.collect() })
+        Ok(Record { topic, key, partition, timestamp, tombstone, headers: headers.collect() })
     }
 }
 
@@ -238,8 +239,6 @@ mod tests {
 
     use arrow::array::{Int32Array, StringArray, TimestampMicrosecondArray};
     use arrow::datatypes::Field;
-
-    use super::*;
 
     use super::*;
 

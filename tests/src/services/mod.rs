@@ -1,10 +1,12 @@
 //! Real services for tests: started when first asked for, stopped when the test's process is gone, however it ends.
 
 mod kafka;
+mod kafka_client;
 mod mosquitto;
 mod process;
 
-pub use kafka::{Kafka, KafkaMessage, KafkaOptions, Produce, kafka};
+pub use kafka::{Kafka, KafkaOptions, kafka};
+pub use kafka_client::{KafkaMessage, Produce};
 pub use mosquitto::{Mosquitto, MqttMessage, Subscription, mqtt};
 pub(crate) use process::Process;
 pub use process::free_port;
