@@ -7,8 +7,10 @@ use std::collections::{HashMap, HashSet};
 
 use millstream_connectors::config::SINKS;
 
+use super::limits::PROBLEMS_MAX;
 use super::node::{Entry, Kind, Map, Node};
-use super::problem::{Part, Problem, nearest};
+use super::problem::{Part, Problem, Severity, nearest};
+use super::wording::shown;
 
 /// The longest name.
 const NAME_CHARS_MAX: usize = 100;
@@ -84,13 +86,19 @@ pub(super) fn check(root: &Node, both: &[String], file_stem: &str, problems: &mu
         check.problems.push(problem.at(Part::Key).hint(hint));
     }
     for (name, source) in sources {
+        if check.full() {
+            break;
+        }
         check.source(name, &source.value);
     }
     let late = check.late_routes();
     check.sinks(&late);
-    check.unused();
     check.delivery();
     check.dead_letter();
+    // In a file with mistakes, what seems unused is mostly what a mistake hides.
+    if check.problems.iter().all(|problem| problem.severity == Severity::Warning) {
+        check.unused();
+    }
 }
 
 struct Check<'a> {
@@ -102,6 +110,11 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
+    /// Enough mistakes: further ones would only cost time (comparing every name with every other).
+    fn full(&self) -> bool {
+        self.problems.len() > PROBLEMS_MAX
+    }
+
     fn pipeline_name(&mut self, file_stem: &str) {
         let hint = "use letters, digits, `_`, `.` and `-`, and start with a letter or digit";
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -111,8 +124,8 @@ impl Check<'_> {
                 && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         };
         match self.root.get("name").map(|node| (node, node.as_text())) {
-            Some((_, Some(name))) if !right(name) => {
-                let message = format!("`{}` cannot be a pipeline's name", short(name));
+            Some((node, Some(name))) if !right(name) => {
+                let message = format!("`{}` cannot be a pipeline's name", shown(node));
                 self.problems.push(Problem::new(["name"], message).hint(hint));
             }
             None | Some((Node { kind: Kind::Null, .. }, _)) if !right(file_stem) => {
@@ -193,9 +206,9 @@ impl Check<'_> {
         let known: Vec<&str> =
             columns.keys().chain(metadata.into_iter().flat_map(Map::keys)).map(String::as_str).collect();
         for at in [["event_time", "column"], ["table", "key"]] {
-            let written = source.get(at[0]).and_then(|node| node.get(at[1]).and_then(Node::as_text));
-            if let Some(column) = written.filter(|column| !known.contains(column)) {
-                let message = format!("`{}` is no column of `{name}`", short(column));
+            let Some(node) = source.get(at[0]).and_then(|node| node.get(at[1])) else { continue };
+            if let Some(column) = node.as_text().filter(|column| !known.contains(column)) {
+                let message = format!("`{}` is no column of `{name}`", shown(node));
                 self.problems.push(with_near(Problem::new(path(&at), message), column, &known));
             }
         }
@@ -206,11 +219,13 @@ impl Check<'_> {
         let mut named = HashSet::new();
         let known: Vec<&str> = self.sinks.keys().map(String::as_str).chain(RESERVED.iter().copied()).collect();
         for (step, entry) in self.steps {
-            let Some(to) = entry.value.get("late").and_then(|late| late.get("to")?.as_text()) else { continue };
+            let Some(node) = entry.value.get("late").and_then(|late| late.get("to")) else { continue };
+            let Some(to) = node.as_text() else { continue };
             if self.sinks.contains_key(to) {
                 named.insert(to.to_owned());
-            } else if !RESERVED.contains(&to) {
-                let problem = Problem::new(["steps", step, "late", "to"], format!("there is no sink `{}`", short(to)));
+            } else if !RESERVED.contains(&to) && !self.full() {
+                let problem =
+                    Problem::new(["steps", step, "late", "to"], format!("there is no sink `{}`", shown(node)));
                 self.problems.push(with_near(problem, to, &known));
             }
         }
@@ -236,14 +251,15 @@ impl Check<'_> {
                 let hint = "add `from: STEP`, or name it in the `late: {to: …}` of a step";
                 self.problems.push(problem.hint(hint));
             }
-            for (path, written) in names {
-                self.reference(name, path, written);
+            for (index, node) in names {
+                self.reference(name, index, node);
             }
         }
     }
 
     /// What a sink takes its rows from.
-    fn reference(&mut self, sink: &str, index: Option<usize>, written: &str) {
+    fn reference(&mut self, sink: &str, index: Option<usize>, node: &Node) {
+        let written = node.as_text().unwrap_or_default();
         let mut path = vec!["sinks".to_owned(), sink.to_owned(), "from".to_owned()];
         path.extend(index.map(|index| index.to_string()));
         let table = self.sources.get(written).is_some_and(|source| source.value.get("table").is_some());
@@ -252,12 +268,12 @@ impl Check<'_> {
                 Problem::new(path, format!("`{written}` is a table; a sink takes rows of a step or a stream"));
             return self.problems.push(problem.hint("read the table in a step, and write the step here"));
         }
-        if self.steps.contains_key(written) || self.sources.contains_key(written) {
+        if self.full() || self.steps.contains_key(written) || self.sources.contains_key(written) {
             return;
         }
         let streams = self.sources.iter().filter(|(_, source)| source.value.get("table").is_none());
         let known: Vec<&str> = self.steps.keys().chain(streams.map(|(name, _)| name)).map(String::as_str).collect();
-        let problem = Problem::new(path, format!("there is no step or stream `{}`", short(written)));
+        let problem = Problem::new(path, format!("there is no step or stream `{}`", shown(node)));
         self.problems.push(with_near(problem, written, &known));
     }
 
@@ -271,7 +287,7 @@ impl Check<'_> {
             }
         }
         let taken: HashSet<&str> =
-            self.sinks.values().flat_map(|sink| from(&sink.value)).map(|(_, written)| written).collect();
+            self.sinks.values().flat_map(|sink| from(&sink.value)).filter_map(|(_, node)| node.as_text()).collect();
         for (group, map, what) in [("sources", self.sources, "source"), ("steps", self.steps, "step")] {
             for name in map.keys().filter(|name| !taken.contains(name.as_str())) {
                 let readers = used.get(&name.to_ascii_lowercase());
@@ -314,12 +330,15 @@ impl Check<'_> {
 }
 
 /// The names in a sink's `from`, with their indices where it is a list.
-fn from(sink: &Node) -> Vec<(Option<usize>, &str)> {
+fn from(sink: &Node) -> Vec<(Option<usize>, &Node)> {
     match sink.get("from").map(|node| (node, &node.kind)) {
-        Some((_, Kind::List(items))) => {
-            items.iter().enumerate().filter_map(|(index, item)| Some((Some(index), item.as_text()?))).collect()
-        }
-        Some((node, _)) => node.as_text().map(|name| (None, name)).into_iter().collect(),
+        Some((_, Kind::List(items))) => items
+            .iter()
+            .enumerate()
+            .filter(|(_, item)| item.as_text().is_some())
+            .map(|(index, item)| (Some(index), item))
+            .collect(),
+        Some((node, _)) => node.as_text().map(|_| (None, node)).into_iter().collect(),
         None => Vec::new(),
     }
 }

@@ -29,3 +29,6 @@ pub use limits::YamlLimits;
 pub use load::{Environment, LoadOptions, Loaded, load, load_text};
 pub use secrets::Secrets;
 pub use source_map::{Located, Location, SourceMap};
+
+#[cfg(test)]
+mod tests;

@@ -111,7 +111,11 @@ pub fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>)
         .into_iter()
         .filter(|candidate| candidate.len() <= 4 * COMPARED_CHARS_MAX)
         .map(|candidate| (strsim::damerau_levenshtein(&written, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, candidate)| *distance <= 1 + candidate.chars().count().min(length) / 3)
+        .filter(|(distance, candidate)| {
+            let other = candidate.chars().count();
+            // Short names are not near just because there is little to differ in.
+            *distance <= 1 + other.min(length) / 3 && *distance < other.max(length)
+        })
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }

@@ -104,6 +104,12 @@ fn colon(text: &str, start: usize, line: &str) -> (String, Option<String>) {
         !line.is_empty() && !line.starts_with('#')
     });
     let indent = |line: &str| line.len() - line.trim_start_matches(' ').len();
+    if !line.contains(':') && !line.trim().is_empty() {
+        return (
+            "this line is no `key: value`".to_owned(),
+            Some(format!("a `:` may be missing: write `{}:`", line.trim())),
+        );
+    }
     if let Some(before) = before.filter(|before| indent(before) == indent(line)) {
         let content = before.trim();
         if let Some((key, value)) =

@@ -46,12 +46,14 @@ impl<'a> Validator<'a> {
         if let Some(branches) = branches(schema) {
             return self.choose(node, branches, path);
         }
+        // A secret that becomes a number is still a secret.
+        let secret = node.is_secret();
         if !self.check_type(node, schema, path) {
             return;
         }
         match &mut node.kind {
             Kind::Text(_) => self.check_text(node, schema, path),
-            Kind::Number(_) => self.check_number(node, schema, path),
+            Kind::Number(_) => self.check_number(node, secret, schema, path),
             Kind::List(_) => self.check_list(node, schema, path),
             Kind::Map(_) => self.check_map(node, schema, path),
             Kind::Null | Kind::Bool(_) => {}
@@ -163,6 +165,7 @@ impl<'a> Validator<'a> {
         for problem in &mut self.problems[before..] {
             problem.path.clone_from(path);
             problem.part = Part::Value;
+            problem.message = format!("`{name}` alone is not enough: {}", problem.message);
         }
         let entry = Entry { key_span: node.span, value };
         node.kind = Kind::Map(Map::from_iter([(name.to_owned(), entry)]));
@@ -276,7 +279,7 @@ impl<'a> Validator<'a> {
         }
     }
 
-    fn check_number(&mut self, node: &Node, schema: &'a Value, path: &Path) {
+    fn check_number(&mut self, node: &Node, secret: bool, schema: &'a Value, path: &Path) {
         let Kind::Number(number) = &node.kind else { return };
         let value = number.as_f64().unwrap_or(f64::NAN);
         let below = schema["minimum"].as_f64().is_some_and(|min| value < min)
@@ -285,7 +288,8 @@ impl<'a> Validator<'a> {
             || schema["exclusiveMaximum"].as_f64().is_some_and(|max| value >= max);
         if below || above {
             let (wanted, _) = wanted(schema);
-            let message = format!("{} is too {}", shown(node), if below { "small" } else { "large" });
+            let shown = if secret { "***".to_owned() } else { shown(node) };
+            let message = format!("{shown} is too {}", if below { "small" } else { "large" });
             self.error(path, Part::Value, message, Some(format!("write {wanted}")));
         }
     }

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::node::{Kind, Node};
+use super::secrets::url_password;
 
 /// Longer values are cut in messages.
 const SHOWN_CHARS_MAX: usize = 60;
@@ -31,7 +32,11 @@ pub(super) fn shown(node: &Node) -> String {
         Kind::Null => "null".to_owned(),
         Kind::Bool(value) => value.to_string(),
         Kind::Number(value) => value.to_string(),
-        Kind::Text(text) => text.text.replace('\n', "⏎"),
+        Kind::Text(text) => {
+            let text = text.text.replace('\n', "⏎");
+            // Before it is cut, because half a password would no longer be recognised as one.
+            url_password(&text).map_or(text.clone(), |password| text.replace(password, "***"))
+        }
         Kind::List(_) => "[…]".to_owned(),
         Kind::Map(_) => "{…}".to_owned(),
     };
