@@ -1,5 +1,8 @@
 //! Millstream: a folder of YAML files, run as streaming pipelines.
 
+pub mod cli;
+pub mod daemon;
+mod demo;
 pub(crate) mod engine;
 pub mod functions;
 pub mod metrics;

@@ -146,7 +146,7 @@ impl EventClock {
 
     /// When [`EventClock::tick`] has something to do next.
     pub(crate) fn next_tick(&self) -> Option<Instant> {
-        self.partitions.values().filter(|p| !p.idle).map(|p| p.last_row + self.plan.idle_after).min()
+        self.partitions.values().filter(|p| !p.idle).filter_map(|p| p.last_row.checked_add(self.plan.idle_after)).min()
     }
 
     /// The watermark as the partitions have it now, if that is news.

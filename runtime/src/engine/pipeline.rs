@@ -9,6 +9,7 @@ use millstream_connectors::{BuiltSource, ConnectorError, Source};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::chain::{Chain, LateRoute, Link, Target};
 use crate::engine::channel::{Bounds, Gauge, channel};
@@ -186,7 +187,7 @@ pub(crate) async fn start(
     let restored = snapshot.sinks.get("dead_letter").cloned();
     let mut background = JoinSet::new();
     let name = plan.name.clone();
-    let letters = tokio::spawn(dead_letter::run(name, sink, restored, letters));
+    let letters = AbortOnDropHandle::new(tokio::spawn(dead_letter::run(name, sink, restored, letters)));
     for table in &plan.tables {
         let (name, key) = (table.name.clone(), table.key.clone());
         background.spawn(table_task::run(plan.name.clone(), name, table.table.clone(), key, table.rows.clone()));
@@ -210,9 +211,9 @@ pub(crate) async fn start(
 async fn supervise(
     mut tasks: JoinSet<Result<(), Interrupt>>,
     coordinator: Coordinator,
-    mut letters: tokio::task::JoinHandle<Result<(), RunError>>,
+    mut letters: AbortOnDropHandle<Result<(), RunError>>,
 ) -> Result<Outcome, RunError> {
-    let mut coordinator = tokio::spawn(coordinator.run());
+    let mut coordinator = AbortOnDropHandle::new(tokio::spawn(coordinator.run()));
     let panicked = |error: tokio::task::JoinError| RunError::fatal("task", format!("it panicked: {error}"));
     let mut outcome: Option<Outcome> = None;
     let mut failure: Option<RunError> = None;

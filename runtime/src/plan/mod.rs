@@ -19,6 +19,7 @@ use millstream_connectors::routes::Routes;
 use crate::functions::{Engine, Module, ScalarFunction};
 use crate::spec::model::{LateSpec, OnError, PipelineSpec};
 use crate::spec::problem::{Part, Problem, Severity, nearest};
+use crate::sql::tumble::Streams;
 use crate::sql::{session, types};
 use graph::Graph;
 pub(crate) use sinks::{DeadLetterPlan, Port, SinkPlan};
@@ -83,6 +84,11 @@ impl Plan {
         self.sources.iter().all(|source| source.bounded)
     }
 
+    /// The streams that have no end.
+    pub(crate) fn unbounded_sources(&self) -> Vec<String> {
+        self.sources.iter().filter(|source| !source.bounded).map(|source| source.name.clone()).collect()
+    }
+
     /// How long a stop may take.
     pub(crate) fn stop_timeout(&self) -> Duration {
         self.spec.limits.stop_timeout.0
@@ -117,7 +123,8 @@ async fn build(
         file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_else(|| "pipeline".into())
     });
     let functions = load_functions(spec, &base_dir, environment, problems).await;
-    let session = match session::create(&functions.functions) {
+    let streams = Streams::default();
+    let session = match session::create(&functions.functions, streams.clone()) {
         Ok(session) => session,
         Err(error) => {
             problems.push(Problem::new(["functions"], error.strip_backtrace()));
@@ -125,7 +132,7 @@ async fn build(
         }
     };
     let mut graph = Graph::default();
-    let builder = Builder { name: &name, spec, base_dir: &base_dir, environment, session: &session };
+    let builder = Builder { name: &name, spec, base_dir: &base_dir, environment, session: &session, streams };
     let (sources, tables) = builder.sources(&mut graph, problems).await;
     let outputs = builder.steps(&mut graph, &sources, &functions.hashes, problems).await;
     let sinks = builder.sinks(&graph, &outputs, problems);
@@ -160,6 +167,7 @@ struct Builder<'a> {
     base_dir: &'a Path,
     environment: &'a Environment,
     session: &'a SessionContext,
+    streams: Streams,
 }
 
 /// The spec with secrets in it would not be safe to store; its hash is.

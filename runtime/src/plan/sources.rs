@@ -186,6 +186,7 @@ impl Builder<'_> {
             kind,
             fingerprint: None,
         });
+        self.streams.add(name, node, schema.clone());
         let relation = StreamRelation { node, schema, window: None };
         if let Err(error) = self.session.register_table(bare(name), Arc::new(relation)) {
             problems.push(Problem::new(["sources", name], error.strip_backtrace()));
@@ -354,7 +355,8 @@ fn event_time(
     Some(EventTimePlan {
         column: index,
         delay: event_time.watermark.0,
-        idle_after: event_time.idle_after.0,
+        // The files of a bounded source are read one after another: one that waits for its turn is not idle.
+        idle_after: if bounded { Duration::MAX } else { event_time.idle_after.0 },
         max_ahead: (!bounded).then_some(event_time.max_ahead.0),
     })
 }

@@ -154,6 +154,7 @@ impl Builder<'_> {
                 region.instantiate().await?;
             }
         }
+        self.streams.add(step.name, node, graph.nodes[node].schema.clone());
         let relation = StreamRelation { node, schema: graph.nodes[node].schema.clone(), window: None };
         self.session.register_table(bare(step.name), Arc::new(relation))?;
         Ok(node)

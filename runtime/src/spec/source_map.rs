@@ -81,7 +81,7 @@ impl SourceMap {
     }
 
     /// The pipeline's tree.
-    pub(super) fn root(&self) -> Option<&Node> {
+    pub fn root(&self) -> Option<&Node> {
         self.files.first()?.root.as_ref()
     }
 

@@ -7,14 +7,17 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::functions::ScalarFunction;
 use crate::sql::clock;
-use crate::sql::tumble::TumblePlanner;
+use crate::sql::tumble::{Streams, TumblePlanner};
 use crate::sql::udf::WasmFunction;
 
 /// The rows per batch inside a physical plan.
 const BATCH_ROWS: usize = 8192;
 
 /// A session with every DataFusion function, the JSON functions, the clock and `functions`.
-pub(crate) fn create(functions: &[Arc<dyn ScalarFunction>]) -> datafusion::common::Result<SessionContext> {
+pub(crate) fn create(
+    functions: &[Arc<dyn ScalarFunction>],
+    streams: Streams,
+) -> datafusion::common::Result<SessionContext> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
     let options = config.options_mut();
     // A plan that is run again and again must not carry filters from one run into the next.
@@ -24,7 +27,7 @@ pub(crate) fn create(functions: &[Arc<dyn ScalarFunction>]) -> datafusion::commo
     options.sql_parser.collect_spans = true;
     let mut state: SessionState = SessionStateBuilder::new().with_config(config).with_default_features().build();
     datafusion_functions_json::register_all(&mut state)?;
-    state.register_relation_planner(Arc::new(TumblePlanner))?;
+    state.register_relation_planner(Arc::new(TumblePlanner(streams)))?;
     let context = SessionContext::new_with_state(state);
     for function in clock::functions() {
         context.register_udf(function);

@@ -3,11 +3,11 @@
 //! It only resolves and checks; assigning rows to windows is the operator
 //! [`crate::engine::operators::window_assign`].
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema, TimeUnit};
-use datafusion::common::{DFSchema, Diagnostic, Result, ScalarValue, Span, plan_datafusion_err};
+use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema, SchemaRef, TimeUnit};
+use datafusion::common::{DFSchema, Diagnostic, Result, ScalarValue, Span, TableReference, plan_datafusion_err};
 use datafusion::datasource::provider_as_source;
 use datafusion::logical_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
 use datafusion::logical_expr::{Expr, LogicalPlanBuilder};
@@ -15,7 +15,9 @@ use datafusion::sql::sqlparser::ast::{
     Expr as SqlExpr, FunctionArg, FunctionArgExpr, ObjectName, Spanned, TableAlias, TableFactor,
 };
 
-use crate::sql::relation::{StreamRelation, as_stream, stream_of};
+use crate::plan::graph::NodeId;
+use crate::spec::problem::nearest;
+use crate::sql::relation::StreamRelation;
 use crate::sql::{EVENT_TIME, WINDOW_BOUND};
 
 /// A tumbling window: [start, start + size), aligned to the epoch plus the offset.
@@ -32,9 +34,29 @@ pub(crate) struct Tumble {
 /// The table functions that are known and not yet supported, with the name to tell.
 const LATER: &[&str] = &["hop", "cumulate", "session"];
 
+/// The streams that TUMBLE may name. (DataFusion finds the tables of a statement before it plans it, and does not look
+/// into a table function's arguments.)
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Streams(Arc<Mutex<BTreeMap<String, (NodeId, SchemaRef)>>>);
+
+impl Streams {
+    /// Makes the output of `node` known as `name`.
+    pub(crate) fn add(&self, name: &str, node: NodeId, schema: SchemaRef) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), (node, schema));
+    }
+
+    fn get(&self, name: &str) -> Option<(NodeId, SchemaRef)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+}
+
 /// Plans `TUMBLE(…)` in FROM.
 #[derive(Debug)]
-pub(crate) struct TumblePlanner;
+pub(crate) struct TumblePlanner(pub(crate) Streams);
 
 impl RelationPlanner for TumblePlanner {
     fn plan_relation(
@@ -55,7 +77,8 @@ impl RelationPlanner for TumblePlanner {
         if function != "tumble" {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         }
-        plan_tumble(name, alias.clone(), arguments, context).map(|plan| RelationPlanning::Planned(Box::new(plan)))
+        plan_tumble(name, alias.clone(), arguments, &self.0, context)
+            .map(|plan| RelationPlanning::Planned(Box::new(plan)))
     }
 }
 
@@ -71,6 +94,7 @@ fn plan_tumble(
     name: &ObjectName,
     alias: Option<TableAlias>,
     arguments: &[FunctionArg],
+    streams: &Streams,
     context: &mut dyn RelationPlannerContext,
 ) -> Result<PlannedRelation> {
     let mut expressions = Vec::new();
@@ -88,7 +112,7 @@ fn plan_tumble(
             return Err(at(message, name));
         }
     };
-    let (relation, reference) = stream_argument(stream, context)?;
+    let (relation, reference) = stream_argument(stream, streams, context)?;
     let time_column = time_argument(time, &relation, context)?;
     let size_ns = interval_argument("size", size, context)?;
     if size_ns <= 0 {
@@ -114,39 +138,27 @@ fn plan_tumble(
 /// The stream that TUMBLE's first argument names.
 fn stream_argument(
     argument: &SqlExpr,
+    streams: &Streams,
     context: &mut dyn RelationPlannerContext,
-) -> Result<(StreamRelation, datafusion::common::TableReference)> {
-    let idents = match argument {
-        SqlExpr::Identifier(ident) => vec![ident.clone()],
-        SqlExpr::CompoundIdentifier(idents) => idents.clone(),
-        other => {
-            let message = format!("TUMBLE's first argument is the name of a source or step, not `{other}`");
-            return Err(at(message, other));
-        }
-    };
-    let name = ObjectName::from(idents);
-    let factor = TableFactor::Table {
-        name,
-        alias: None,
-        args: None,
-        with_hints: vec![],
-        version: None,
-        with_ordinality: false,
-        partitions: vec![],
-        json_path: None,
-        sample: None,
-        index_hints: vec![],
-    };
-    let plan = context.plan(factor)?;
-    let Some((scan, provider)) = as_stream(&plan) else {
-        let message = format!("`{argument}` is not a stream; TUMBLE takes a source or a step by its name");
+) -> Result<(StreamRelation, TableReference)> {
+    let SqlExpr::Identifier(ident) = argument else {
+        let message = format!("TUMBLE's first argument is the name of a source or step, not `{argument}`");
         return Err(at(message, argument));
     };
-    let Some(stream) = stream_of(&provider) else {
-        return Err(at(format!("`{argument}` is not a stream"), argument));
+    let name = context.normalize_ident(ident.clone());
+    let Some((node, schema)) = streams.get(&name) else {
+        let names = streams.names();
+        let mut error = Diagnostic::new_error(
+            format!("`{name}` is not a stream; TUMBLE takes a source or a step by its name"),
+            Span::try_from_sqlparser_span(argument.span()),
+        );
+        match nearest(&name, names.iter().map(String::as_str)) {
+            Some(near) => error.add_help(format!("did you mean `{near}`?"), None),
+            None => error.add_help(format!("there are: {}", names.join(", ")), None),
+        }
+        return Err(plan_datafusion_err!("`{name}` is not a stream").with_diagnostic(error));
     };
-    let stream = StreamRelation { node: stream.node, schema: stream.schema.clone(), window: None };
-    Ok((stream, scan.table_name.clone()))
+    Ok((StreamRelation { node, schema, window: None }, TableReference::bare(name)))
 }
 
 /// The event-time column that TUMBLE's second argument names.

@@ -1,0 +1,302 @@
+//! The command line.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use millstream_connectors::routes::Routes;
+use millstream_connectors::units::Duration;
+
+use crate::daemon::{Daemon, Options, StateChange};
+use crate::functions::Engine;
+use crate::plan::{Environment, Plan};
+use crate::spec::{self, LoadOptions, Located, render, schema};
+
+/// A folder of YAML files, run as streaming pipelines.
+///
+/// Each file is a pipeline: sources (MQTT, Kafka, HTTP, files, synthetic) flow through event-time SQL and WebAssembly
+/// functions to sinks. A file that changes is reloaded without losing a row.
+#[derive(Debug, Parser)]
+#[command(name = "millstream", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written, to stderr. RUST_LOG says which (`info`, `millstream=debug`, …).
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run pipelines, and follow their files.
+    ///
+    /// The folder is the truth: a file that appears is started, one that changes is reloaded, one that is removed is
+    /// stopped. A file with mistakes leaves what runs as it is; see the log, `GET /v1/pipelines` and `millstream check`.
+    Run(Box<RunArguments>),
+    /// Say everything that is wrong with pipelines, without opening a connection.
+    Check(CheckArguments),
+    /// Print the JSON Schema of the YAML files, for editors.
+    Schema {
+        /// Of which files.
+        #[arg(value_enum, default_value_t = SchemaOf::Pipeline)]
+        of: SchemaOf,
+    },
+    /// Tell a running daemon to look at its files now; fails where a file has mistakes or a change is refused.
+    Reload {
+        /// The daemon's address.
+        #[arg(long, default_value = DEFAULT_LISTEN)]
+        address: String,
+    },
+    /// See it work: an embedded MQTT broker, simulated devices, a pipeline, live results. No outside service.
+    Demo(DemoArguments),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SchemaOf {
+    /// A pipeline.
+    Pipeline,
+    /// A contract in schemas/.
+    Contract,
+}
+
+const DEFAULT_LISTEN: &str = "127.0.0.1:7077";
+
+#[derive(Debug, clap::Args)]
+struct RunArguments {
+    /// Folders (their *.yaml and *.yml) and files.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// The profile of the YAML files to lay over them.
+    #[arg(long)]
+    profile: Option<String>,
+    /// Where state, ingest logs and dead letters are kept.
+    #[arg(long, env = "MILLSTREAM_DATA_DIR", default_value = "millstream-data")]
+    data_dir: PathBuf,
+    /// The address of the HTTP listener: health, metrics, API, and the paths of `http` sources and `sse` sinks.
+    #[arg(long, env = "MILLSTREAM_LISTEN", default_value = DEFAULT_LISTEN)]
+    listen: String,
+    /// Run to the end of the sources, which must have one, and exit: 0 where all went well. State is kept only where
+    /// the run is cut short; the same command then goes on where it was.
+    #[arg(long)]
+    bounded: bool,
+    /// What to do with a change of a step's SQL that its open windows do not survive.
+    #[arg(long, value_enum, default_value_t = OnStateChange::Refuse)]
+    state_change: OnStateChange,
+    /// How long files must be quiet before a change is read.
+    #[arg(long, default_value = "500ms")]
+    settle: Duration,
+    /// Also look at the files this often: for network file systems, which tell of no changes.
+    #[arg(long)]
+    poll_files: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum OnStateChange {
+    /// Keep what runs, and say so; raising the step's `revision` allows the change.
+    Refuse,
+    /// Throw the step's state away.
+    Discard,
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckArguments {
+    /// Folders (their *.yaml and *.yml) and files.
+    #[arg(required = true)]
+    paths: Vec<PathBuf>,
+    /// The profile of the YAML files to lay over them.
+    #[arg(long)]
+    profile: Option<String>,
+    /// For people, for programs, or as annotations of a pull request.
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+    /// Colours; `auto` where the output is a terminal.
+    #[arg(long, value_enum, default_value_t = Colour::Auto)]
+    color: Colour,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+    Github,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArguments {
+    /// The folder with the demo's pipelines.
+    #[arg(long, default_value = "pipelines")]
+    pub(crate) pipelines: PathBuf,
+    /// Where state is kept; a temporary folder where this is missing.
+    #[arg(long)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The address of the HTTP listener.
+    #[arg(long, default_value = DEFAULT_LISTEN)]
+    pub(crate) listen: String,
+    /// The port of the embedded MQTT broker; a free one where it is taken.
+    #[arg(long, default_value_t = 1883)]
+    pub(crate) mqtt_port: u16,
+    /// Stop after so long (for scripts).
+    #[arg(long)]
+    pub(crate) stop_after: Option<Duration>,
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.log_format, matches!(cli.command, Command::Demo(_)));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("cannot start the threads: {error}")),
+    };
+    let code = runtime.block_on(async {
+        match cli.command {
+            Command::Run(arguments) => Box::pin(run(*arguments)).await,
+            Command::Check(arguments) => Box::pin(check(arguments)).await,
+            Command::Schema { of } => print_schema(of),
+            Command::Reload { address } => reload(&address).await,
+            Command::Demo(arguments) => Box::pin(crate::demo::run(arguments)).await,
+        }
+    });
+    // Threads that wait in a client library must not hold up the exit.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    code
+}
+
+fn start_log(format: LogFormat, demo: bool) {
+    let default = if demo { "warn" } else { "info,rumqttd=warn,librdkafka=warn" };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// Says why, and gives the exit code that goes with it.
+pub(crate) fn fail(message: &str) -> ExitCode {
+    eprintln!("millstream: {message}");
+    ExitCode::FAILURE
+}
+
+/// Writes to stdout; a reader that has gone away is no error.
+pub(crate) fn print(text: &str) {
+    std::io::stdout().write_all(text.as_bytes()).ok();
+    std::io::stdout().flush().ok();
+}
+
+async fn run(arguments: RunArguments) -> ExitCode {
+    for path in &arguments.paths {
+        if !path.exists() {
+            return fail(&format!("{} does not exist", path.display()));
+        }
+    }
+    let options = Options {
+        paths: arguments.paths,
+        load: LoadOptions { profile: arguments.profile, ..LoadOptions::default() },
+        data_dir: arguments.data_dir,
+        listen: Some(arguments.listen),
+        bounded: arguments.bounded,
+        state_change: match arguments.state_change {
+            OnStateChange::Refuse => StateChange::Refuse,
+            OnStateChange::Discard => StateChange::Discard,
+        },
+        settle: arguments.settle.0,
+        poll_files: arguments.poll_files.map(|period| period.0),
+    };
+    match Daemon::start(options).await {
+        Ok(daemon) => Box::pin(daemon.run()).await,
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+async fn check(arguments: CheckArguments) -> ExitCode {
+    let (files, unreadable) = spec::find(&arguments.paths);
+    if let Some(problem) = unreadable.first() {
+        return fail(&problem.message);
+    }
+    if files.is_empty() {
+        return fail("there is no *.yaml or *.yml file to check");
+    }
+    let (count, problems) = match problems_of(&files, arguments.profile).await {
+        Ok(found) => (files.len(), found),
+        Err(message) => return fail(&message),
+    };
+    let failed = problems.iter().any(|problem| problem.severity == spec::problem::Severity::Error);
+    match arguments.format {
+        Format::Json => print(&(render::json(&problems) + "\n")),
+        Format::Github => print(&render::github(&problems)),
+        Format::Human => {
+            let colours = match arguments.color {
+                Colour::Always => true,
+                Colour::Never => false,
+                Colour::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            };
+            print(&render::human(&problems, colours));
+            if !failed {
+                print(&format!("{count} {} can run\n", if count == 1 { "pipeline" } else { "pipelines" }));
+            }
+        }
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// All mistakes of all files, in the files' order.
+async fn problems_of(files: &[PathBuf], profile: Option<String>) -> Result<Vec<Located>, String> {
+    let options = LoadOptions { profile, ..LoadOptions::default() };
+    let environment = Environment {
+        functions: Engine::new(None).map_err(|error| error.to_string())?,
+        routes: Arc::new(Routes::default()),
+        data_dir: std::env::temp_dir().join("millstream-check"),
+    };
+    let loaded: Vec<_> = files.iter().map(|file| spec::load(file, &options)).collect();
+    let clashes = spec::name_clashes(&loaded.iter().collect::<Vec<_>>());
+    let mut problems = Vec::new();
+    for (index, loaded) in loaded.iter().enumerate() {
+        let mut further: Vec<_> = clashes.iter().filter(|(i, _)| *i == index).map(|(_, p)| p.clone()).collect();
+        if let Some(spec) = &loaded.spec {
+            further.extend(Plan::build(&loaded.file, spec, &environment).await.1);
+        }
+        problems.extend(loaded.located(&further));
+    }
+    Ok(problems)
+}
+
+fn print_schema(of: SchemaOf) -> ExitCode {
+    let schema = match of {
+        SchemaOf::Pipeline => schema::pipeline_schema(),
+        SchemaOf::Contract => schema::contract_schema(),
+    };
+    match serde_json::to_string_pretty(&schema) {
+        Ok(text) => {
+            print(&(text + "\n"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+async fn reload(address: &str) -> ExitCode {
+    match crate::daemon::client::post(address, "/v1/reload").await {
+        Ok((status, body)) => {
+            print(&(body + "\n"));
+            if status == 200 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => fail(&format!("no millstream answers at {address}: {error}")),
+    }
+}
