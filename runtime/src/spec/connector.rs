@@ -19,6 +19,9 @@ pub enum ConnectorSpec {
     Source(SourceConfig),
     /// A table to join with.
     Table(TableConfig),
+    /// Something that cannot be used, and was reported: only in a [`super::draft::Draft`], never from YAML.
+    #[serde(skip)]
+    Unusable,
 }
 
 impl ConnectorSpec {
@@ -26,7 +29,7 @@ impl ConnectorSpec {
     pub fn source(&self) -> Option<&SourceConfig> {
         match self {
             Self::Source(config) => Some(config),
-            Self::Table(_) => None,
+            Self::Table(_) | Self::Unusable => None,
         }
     }
 
@@ -34,7 +37,7 @@ impl ConnectorSpec {
     pub fn table(&self) -> Option<&TableConfig> {
         match self {
             Self::Table(config) => Some(config),
-            Self::Source(_) => None,
+            Self::Source(_) | Self::Unusable => None,
         }
     }
 }

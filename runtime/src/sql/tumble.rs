@@ -3,7 +3,7 @@
 //! It only resolves and checks; assigning rows to windows is the operator
 //! [`crate::engine::operators::window_assign`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema, SchemaRef, TimeUnit};
@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::plan::graph::NodeId;
 use crate::spec::problem::nearest;
+use crate::sql::refuse::Refusal;
 use crate::sql::relation::StreamRelation;
 use crate::sql::{EVENT_TIME, WINDOW_BOUND};
 
@@ -37,20 +38,41 @@ const LATER: &[&str] = &["hop", "cumulate", "session"];
 /// The streams that TUMBLE may name. (DataFusion finds the tables of a statement before it plans it, and does not look
 /// into a table function's arguments.)
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Streams(Arc<Mutex<BTreeMap<String, (NodeId, SchemaRef)>>>);
+pub(crate) struct Streams(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    streams: BTreeMap<String, (NodeId, SchemaRef)>,
+    /// Streams whose event time has a mistake that was reported.
+    without_time: BTreeSet<String>,
+}
 
 impl Streams {
     /// Makes the output of `node` known as `name`.
     pub(crate) fn add(&self, name: &str, node: NodeId, schema: SchemaRef) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), (node, schema));
+        self.known().streams.insert(name.to_owned(), (node, schema));
+    }
+
+    /// Remembers that the event time of `name` cannot be judged.
+    pub(crate) fn add_without_time(&self, name: &str) {
+        self.known().without_time.insert(name.to_owned());
     }
 
     fn get(&self, name: &str) -> Option<(NodeId, SchemaRef)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.known().streams.get(name).cloned()
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.known().streams.keys().cloned().collect()
+    }
+
+    /// True where some stream's event time cannot be judged: it may be the one that a step passes on.
+    fn some_without_time(&self) -> bool {
+        !self.known().without_time.is_empty()
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,7 +135,7 @@ fn plan_tumble(
         }
     };
     let (relation, reference) = stream_argument(stream, streams, context)?;
-    let time_column = time_argument(time, &relation, context)?;
+    let time_column = time_argument(time, &relation, streams, context)?;
     let size_ns = interval_argument("size", size, context)?;
     if size_ns <= 0 {
         return Err(at("the window's size must be more than 0".into(), size));
@@ -165,6 +187,7 @@ fn stream_argument(
 fn time_argument(
     argument: &SqlExpr,
     stream: &StreamRelation,
+    streams: &Streams,
     context: &mut dyn RelationPlannerContext,
 ) -> Result<usize> {
     let ident = match argument {
@@ -177,6 +200,9 @@ fn time_argument(
     let name = context.normalize_ident(ident);
     let event_time = stream.schema.fields().iter().position(|field| field.metadata().contains_key(EVENT_TIME));
     let Some(event_time) = event_time else {
+        if streams.some_without_time() {
+            return Err(Refusal::Unjudged.into());
+        }
         let message = "this stream has no event time: give its source `event_time: {column: …, watermark: …}`, and let \
                        the steps in between pass that column on";
         return Err(at(message.into(), argument));
