@@ -8,6 +8,8 @@ mod functions;
 mod sinks;
 mod sources;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

@@ -287,9 +287,13 @@ impl Builder<'_> {
             Some(declared) => Some(columns(name, declared, problems)?.schema),
             None => None,
         };
-        let table = match config.build(self.base_dir, declared, spec.format.as_ref()) {
+        let table = match config.build(self.base_dir, declared.clone(), spec.format.as_ref()) {
             Ok(table) => Arc::<dyn Table>::from(table),
             Err(error) => {
+                if let Some(columns) = declared.filter(|_| !self.gaps.columns.contains(name)) {
+                    let rows = Arc::new(ArcSwap::from_pointee(RecordBatch::new_empty(columns)));
+                    self.register_table(name, rows, problems);
+                }
                 self.complain(&["sources", name], &key_of(config), &error, problems);
                 return None;
             }

@@ -16,12 +16,16 @@ use crate::spec::model::StepSpec;
 use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::lower::Lowering;
 use crate::sql::mend::{self, Unknown};
-use crate::sql::problems::{Context, parse};
+use crate::sql::parse::parse;
+use crate::sql::problems::Context;
 use crate::sql::relation::StreamRelation;
 use crate::sql::survey::{self, Read};
 
 /// The most names of one query that are found unknown one after another; each costs a planning.
 const MENDED_MAX: usize = 50;
+
+/// The most expressions that are tried for the place of an error that has none; each costs a planning.
+const TRIED_MAX: usize = 100;
 
 /// A step whose SQL could be parsed.
 struct Parsed<'a> {
@@ -78,14 +82,14 @@ impl Builder<'_> {
                 (false, _) => None,
                 (true, true) => {
                     if let Err(error) = self.logical(&step.statement).await {
-                        self.explain(&step, error, true, problems).await;
+                        self.explain(&step, error, true, graph, function_hashes, problems).await;
                     }
                     None
                 }
                 (true, false) => match self.step(&step, graph, function_hashes).await {
                     Ok(node) => Some(node),
                     Err(error) => {
-                        self.explain(&step, error, false, problems).await;
+                        self.explain(&step, error, false, graph, function_hashes, problems).await;
                         None
                     }
                 },
@@ -173,22 +177,28 @@ impl Builder<'_> {
         step: &Parsed<'_>,
         mut error: DataFusionError,
         mut names_only: bool,
+        graph: &mut Graph,
+        function_hashes: &HashMap<String, String>,
         problems: &mut Vec<Problem>,
     ) {
         let mut statement = step.statement.clone();
         for _ in 0..MENDED_MAX {
             let context = self.context(step.name, step.spec, Some(&step.statement));
             let Some(unknown) = context.unknown(&error) else {
-                problems.extend(context.problem(&error).filter(|_| !names_only));
-                return;
+                let Some(problem) = context.problem(&error).filter(|_| !names_only) else { return };
+                let problem = match problem.part {
+                    Part::Value => self.placed(problem, step, &error, graph, function_hashes).await,
+                    _ => problem,
+                };
+                return problems.push(problem);
             };
             let places = mend::mend(&mut statement, &unknown);
             match (&unknown, context.problem(&error)) {
                 (Unknown::Function(_), _) if self.unknown.functions => {}
-                (Unknown::Function(_), Some(problem)) if !places.is_empty() => {
-                    let everywhere = places.iter().map(|(line, column)| {
-                        problem.clone().at(Part::Text { line: *line, column: *column })
-                    });
+                (_, Some(problem)) if !places.is_empty() => {
+                    let everywhere = places
+                        .iter()
+                        .map(|(line, column)| problem.clone().at(Part::Text { line: *line, column: *column }));
                     problems.extend(everywhere);
                 }
                 (_, problem) => problems.extend(problem),
@@ -204,10 +214,55 @@ impl Builder<'_> {
         }
     }
 
+    /// The same problem at the innermost expression without which it does not come up.
+    async fn placed(
+        &self,
+        problem: Problem,
+        step: &Parsed<'_>,
+        error: &DataFusionError,
+        graph: &mut Graph,
+        function_hashes: &HashMap<String, String>,
+    ) -> Problem {
+        let text = error.strip_backtrace();
+        let mut found = None;
+        for index in 0..TRIED_MAX {
+            let Some((statement, place)) = mend::without(&step.statement, index) else { break };
+            let first = graph.nodes.len();
+            let tried = self.lower(step.name, &statement, graph, function_hashes).await;
+            graph.nodes.truncate(first);
+            if place.0 > 0 && tried.err().is_none_or(|error| error.strip_backtrace() != text) {
+                found = Some(place);
+            }
+        }
+        let (line, column) = found.unwrap_or((1, 1));
+        problem.at(Part::Text { line, column })
+    }
+
     async fn logical(&self, statement: &Statement) -> Result<LogicalPlan, DataFusionError> {
         let state = self.session.state();
         let plan = state.statement_to_plan(DfStatement::Statement(Box::new(statement.clone()))).await?;
         state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})
+    }
+
+    /// Adds the nodes of a query to the graph; after an error some of them may be there.
+    async fn lower(
+        &self,
+        step: &str,
+        statement: &Statement,
+        graph: &mut Graph,
+        function_hashes: &HashMap<String, String>,
+    ) -> Result<NodeId, DataFusionError> {
+        let plan = self.logical(statement).await?;
+        let state = self.session.state();
+        let first = graph.nodes.len();
+        let node = Lowering { graph, state: &state, step, function_hashes, counts: HashMap::new() }.lower(plan)?;
+        // Physical planning has refusals of its own: they belong to the load, not to the start.
+        for node in &graph.nodes[first..] {
+            if let NodeKind::Region(region) = &node.kind {
+                region.instantiate().await?;
+            }
+        }
+        Ok(node)
     }
 
     async fn step(
@@ -216,24 +271,14 @@ impl Builder<'_> {
         graph: &mut Graph,
         function_hashes: &HashMap<String, String>,
     ) -> Result<NodeId, DataFusionError> {
-        let plan = self.logical(&step.statement).await?;
-        let state = self.session.state();
         let first = graph.nodes.len();
-        let mut lowering = Lowering { graph, state: &state, step: step.name, function_hashes, counts: HashMap::new() };
-        let lowered = lowering.lower(plan);
-        let node = match lowered {
+        let node = match self.lower(step.name, &step.statement, graph, function_hashes).await {
             Ok(node) => node,
             Err(error) => {
                 graph.nodes.truncate(first);
                 return Err(error);
             }
         };
-        // Physical planning has refusals of its own: they belong to the load, not to the start.
-        for node in &graph.nodes[first..] {
-            if let NodeKind::Region(region) = &node.kind {
-                region.instantiate().await?;
-            }
-        }
         self.streams.add(step.name, node, graph.nodes[node].schema.clone());
         let relation = StreamRelation { node, schema: graph.nodes[node].schema.clone(), window: None };
         self.session.register_table(bare(step.name), Arc::new(relation))?;

@@ -1,22 +1,13 @@
 //! DataFusion's errors as problems at their place in the SQL, with hints.
 
 use datafusion::common::{Column, DataFusionError, SchemaError};
-use datafusion::execution::SessionState;
-use datafusion::sql::sqlparser::ast::Statement;
-use datafusion::sql::sqlparser::dialect::GenericDialect;
-use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
+use datafusion::sql::sqlparser::ast::{Spanned, Statement};
 
 use crate::spec::problem::{Part, Path, Problem, nearest};
-use crate::sql::mend::Unknown;
+use crate::sql::mend::{self, Unknown};
 use crate::sql::refuse::Refusal;
-
-/// The longest SQL text of a step.
-const SQL_BYTES_MAX: usize = 1 << 20;
-/// The most operators in one statement: each may be one level of nesting, and a chain that is much longer would not fit
-/// on a thread's stack.
-const OPERATORS_MAX: usize = 2_000;
+use crate::sql::survey;
+use crate::sql::wording::{self, Place, Said, between, capitalised_down, clean};
 
 /// What SQL text is known to be about, for errors.
 pub(crate) struct Context<'a> {
@@ -30,93 +21,14 @@ pub(crate) struct Context<'a> {
     pub(crate) functions: Vec<String>,
 }
 
-/// The one SELECT that the SQL is.
-pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<Statement, Box<Problem>> {
-    let problem = |message: String| Problem::new(context.path.clone(), message);
-    let at = |problem: Problem, (line, column): (u64, u64)| Box::new(problem.at(Part::Text { line, column }));
-    if context.sql.len() > SQL_BYTES_MAX {
-        let problem = problem(format!("SQL of more than {SQL_BYTES_MAX} bytes is refused"));
-        return Err(Box::new(problem.hint("put long lists in a table, and join with it")));
-    }
-    let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, context.sql).tokenize_with_location();
-    let mut tokens = tokens.map_err(|error| {
-        let place = (error.location.line, error.location.column);
-        at(problem(capitalised_down(&error.message)), place)
-    })?;
-    if !tokens.iter().any(|token| !matches!(token.token, Token::Whitespace(_) | Token::SemiColon)) {
-        return Err(Box::new(problem("there is no SQL here".into()).hint("write one SELECT … FROM …")));
-    }
-    let nests = |token: &&TokenWithSpan| is_operator(&token.token);
-    if let Some(token) = tokens.iter().filter(nests).nth(OPERATORS_MAX) {
-        let problem = problem(format!("a query with more than {OPERATORS_MAX} operators is refused"));
-        let hint = "use x IN (…) in place of x = … OR x = …, or split the query into steps";
-        return Err(at(problem.hint(hint), place_of(token)));
-    }
-    // A semicolon at the end is what people are used to; a second statement is none.
-    let significant = |token: &TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
-    let end = tokens.iter().rposition(|token| significant(token) && token.token != Token::SemiColon);
-    if let Some(end) = end
-        && let Some(semicolon) = tokens[..end].iter().find(|token| token.token == Token::SemiColon)
-    {
-        let problem = problem("a step is one SELECT; here another statement follows".into());
-        return Err(at(problem.hint("make it a step of its own"), place_of(semicolon)));
-    }
-    tokens.retain(|token| token.token != Token::SemiColon);
-    let first = tokens.iter().find(|token| significant(token)).map_or((1, 1), place_of);
-    let last = tokens.iter().rfind(|token| significant(token)).map(|token| (token.span.end.line, token.span.end.column));
-    let words = tokens.iter().find(|token| significant(token)).map(|token| token.token.to_string().to_uppercase());
-    if words.is_some_and(|word| !QUERY_STARTS.contains(&word.as_str())) {
-        let problem = problem("a step is one SELECT; sources, tables and sinks are declared in YAML".into());
-        return Err(at(problem.hint("write SELECT … FROM a source or another step"), first));
-    }
-    let limit = state.config_options().sql_parser.recursion_limit.get();
-    let parsed = Parser::new(&dialect).with_recursion_limit(limit).with_tokens_with_locations(tokens).parse_statements();
-    let mut statements = parsed.map_err(|error| {
-        let (message, place) = match error {
-            ParserError::RecursionLimitExceeded => {
-                let message = format!("this query is nested too deeply (more than {limit} levels)");
-                return Box::new(problem(message).hint("split it into several steps"));
-            }
-            ParserError::ParserError(text) | ParserError::TokenizerError(text) => parser_position(&text, last),
-        };
-        let mut found = problem(message);
-        found.hint = syntax_hint(&found.message);
-        match place {
-            Some(place) => at(found, place),
-            None => Box::new(found),
-        }
-    })?;
-    match statements.pop() {
-        Some(statement @ Statement::Query(_)) if statements.is_empty() => Ok(statement),
-        _ => Err(at(problem("a step is one SELECT".into()), first)),
-    }
-}
-
-/// How a query may start.
-const QUERY_STARTS: &[&str] = &["SELECT", "WITH", "(", "FROM", "VALUES", "TABLE"];
-
-fn place_of(token: &TokenWithSpan) -> (u64, u64) {
-    (token.span.start.line, token.span.start.column)
-}
-
-fn is_operator(token: &Token) -> bool {
-    match token {
-        Token::Word(word) => {
-            matches!(word.keyword, Keyword::AND | Keyword::OR | Keyword::NOT | Keyword::UNION | Keyword::JOIN)
-        }
-        Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod | Token::StringConcat => true,
-        Token::Eq | Token::Neq | Token::Lt | Token::Gt | Token::LtEq | Token::GtEq | Token::DoubleEq => true,
-        Token::DoubleColon | Token::Arrow | Token::LongArrow | Token::Caret | Token::Pipe | Token::Ampersand => true,
-        _ => false,
-    }
-}
-
 impl Context<'_> {
     /// The unknown name that `error` is about, if it is about one.
     pub(crate) fn unknown(&self, error: &DataFusionError) -> Option<Unknown> {
         if let Some(SchemaError::FieldNotFound { field, .. }) = schema_error(error) {
-            return Some(Unknown::Column(self.column_place(field)?));
+            return Some(match field.spans().first() {
+                Some(span) => Unknown::Column((span.start.line, span.start.column)),
+                None => Unknown::Columns(Self::parts(field)),
+            });
         }
         let text = clean(&error.strip_backtrace());
         between(&text, "Invalid function '", "'").map(|name| Unknown::Function(name.to_lowercase()))
@@ -144,35 +56,94 @@ impl Context<'_> {
             return Some(self.unknown_function(name));
         }
         let diagnostic = error.diagnostic();
-        let mut found = problem(diagnostic.map_or(text, |diagnostic| capitalised_down(&diagnostic.message)));
-        if let Some(diagnostic) = diagnostic {
-            found.hint = diagnostic.helps.first().map(|help| help.message.clone());
-            if let Some(span) = diagnostic.span {
-                found = found.at(Part::Text { line: span.start.line, column: span.start.column });
-            }
+        let said = wording::say(&text).unwrap_or_else(|| match diagnostic {
+            Some(diagnostic) => Said {
+                message: capitalised_down(&diagnostic.message),
+                hint: diagnostic.helps.first().map(|help| capitalised_down(&help.message)),
+                place: Place::Unknown,
+            },
+            None => Said { message: capitalised_down(&text), hint: None, place: Place::Unknown },
+        });
+        let mut found = problem(said.message);
+        found.hint = said.hint;
+        let span = diagnostic.and_then(|diagnostic| diagnostic.span);
+        let place = span.map(|span| (span.start.line, span.start.column)).or_else(|| self.place(said.place));
+        Some(match place {
+            Some((line, column)) => found.at(Part::Text { line, column }),
+            None => found,
+        })
+    }
+
+    /// Where the wording says that it is.
+    fn place(&self, place: Place) -> Option<(u64, u64)> {
+        let statement = self.statement?;
+        match place {
+            Place::Unknown => None,
+            Place::Where => mend::clause(statement, |select| select.selection.as_ref().map(Spanned::span)),
+            Place::Having => mend::clause(statement, |select| select.having.as_ref().map(Spanned::span)),
+            Place::Item(index) => mend::clause(statement, |select| select.projection.get(index).map(Spanned::span)),
+            Place::Word(word) => find_word(self.sql, &word),
         }
-        Some(found)
+    }
+
+    /// The parts of a column's name, as the query writes them.
+    fn parts(field: &Column) -> Vec<String> {
+        let relation = field.relation.as_ref().map(|relation| relation.table().to_owned());
+        relation.into_iter().chain([field.name.clone()]).collect()
     }
 
     fn column_place(&self, field: &Column) -> Option<(u64, u64)> {
-        let span = field.spans().first();
-        span.map(|span| (span.start.line, span.start.column)).or_else(|| find_word(self.sql, &field.name))
+        let span = field.spans().first().map(|span| (span.start.line, span.start.column));
+        let named = || {
+            let mut statement = self.statement?.clone();
+            mend::mend(&mut statement, &Unknown::Columns(Self::parts(field))).first().copied()
+        };
+        span.or_else(named).or_else(|| find_word(self.sql, &field.name))
     }
 
     fn schema_problem(&self, error: &SchemaError) -> Problem {
-        let SchemaError::FieldNotFound { field, valid_fields } = error else {
-            return Problem::new(self.path.clone(), error.to_string());
+        let problem = |message: String| Problem::new(self.path.clone(), message);
+        let aliases = self.statement.map(survey::aliases).unwrap_or_default();
+        let (found, place) = match error {
+            SchemaError::FieldNotFound { field, valid_fields } => {
+                let found = problem(format!("there is no column `{}`", field.flat_name()));
+                (self.near_columns(found, field, valid_fields, &aliases), self.column_place(field))
+            }
+            SchemaError::AmbiguousReference { field } => {
+                let found = problem(format!("`{}` is ambiguous: several of those in FROM have it", field.name));
+                let named = aliases.iter().map(|alias| format!("{alias}.{}", field.name)).collect::<Vec<_>>();
+                (found.hint(format!("say which one: {}", named.join(" or "))), self.column_place(field))
+            }
+            SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+                (duplicate(problem(format!("the result has two columns named `{name}`"))), find_word(self.sql, name))
+            }
         };
-        let names: Vec<String> = valid_fields.iter().map(|column| column.name.clone()).collect();
-        let mut problem = Problem::new(self.path.clone(), format!("there is no column `{}`", field.flat_name()));
-        problem.hint = match nearest(&field.name, names.iter().map(String::as_str)) {
-            Some(name) => Some(format!("did you mean `{name}`?")),
-            None if names.is_empty() => None,
-            None => Some(format!("there are: {}", names.join(", "))),
-        };
-        match self.column_place(field) {
-            Some((line, column)) => problem.at(Part::Text { line, column }),
-            None => problem,
+        match place {
+            Some((line, column)) => found.at(Part::Text { line, column }),
+            None => found,
+        }
+    }
+
+    fn near_columns(&self, problem: Problem, field: &Column, valid: &[Column], aliases: &[String]) -> Problem {
+        let relation = field.relation.as_ref().map(|relation| relation.table());
+        if let Some(relation) = relation.filter(|relation| !aliases.iter().any(|alias| alias == relation)) {
+            let mut problem = problem;
+            problem.message = format!("`{}`: nothing in FROM has the name `{relation}`", field.flat_name());
+            let named: Vec<String> = aliases.iter().map(|alias| format!("`{alias}`")).collect();
+            return problem.hint(format!("there is: {} (an alias takes the place of the name)", named.join(", ")));
+        }
+        let of_relation =
+            |column: &&Column| relation.is_none() || column.relation.as_ref().map(|known| known.table()) == relation;
+        let names: Vec<&str> = valid.iter().filter(of_relation).map(|column| column.name.as_str()).collect();
+        if let Some(other) = names.iter().find(|name| name.to_lowercase() == field.name.to_lowercase()) {
+            return problem.hint(format!("SQL reads names without quotes in lower case: write \"{other}\""));
+        }
+        let in_quotes = self.sql.contains(&format!("\"{}\"", field.name));
+        match nearest(&field.name, names.iter().copied()) {
+            Some(name) => problem.hint(format!("did you mean `{name}`?")),
+            None if in_quotes => problem.hint(format!("double quotes hold names; text is written '{}'", field.name)),
+            None if names.is_empty() => problem,
+            None => problem.hint(format!("there are: {}", names.join(", "))),
         }
     }
 
@@ -189,9 +160,8 @@ impl Context<'_> {
     }
 }
 
-/// What a beginner most likely meant, by the parser's words.
-fn syntax_hint(_message: &str) -> Option<String> {
-    None
+fn duplicate(problem: Problem) -> Problem {
+    problem.hint("give one of them another name with AS")
 }
 
 fn refusal(error: &DataFusionError) -> Option<&Refusal> {
@@ -214,43 +184,6 @@ fn schema_error(error: &DataFusionError) -> Option<&SchemaError> {
     }
 }
 
-/// `text` without the prefixes that say which part of DataFusion complains.
-fn clean(text: &str) -> String {
-    let mut text = text.trim();
-    for prefix in [
-        "Error during planning: ",
-        "SQL error: ",
-        "External error: ",
-        "This feature is not implemented: ",
-        "Execution error: ",
-        "Optimizer rule ",
-        "type_coercion\ncaused by\n",
-    ] {
-        text = text.strip_prefix(prefix).unwrap_or(text).trim_start();
-    }
-    if let Some(inner) = text.strip_prefix("ParserError(\"").and_then(|rest| rest.strip_suffix("\")")) {
-        return inner.replace("\\\"", "\"");
-    }
-    text.strip_prefix("Error during planning: ").unwrap_or(text).to_owned()
-}
-
-/// The parser says its place at the end: `… at Line: 3, Column: 5`; at the end of the text it says none.
-fn parser_position(text: &str, end: Option<(u64, u64)>) -> (String, Option<(u64, u64)>) {
-    let text = text.trim_start_matches("sql parser error: ");
-    let placed = text.rsplit_once(" at Line: ").and_then(|(message, place)| {
-        let (line, column) = place.split_once(", Column: ")?;
-        let column: String = column.chars().take_while(char::is_ascii_digit).collect();
-        Some((capitalised_down(message), Some((line.trim().parse().ok()?, column.parse().ok()?))))
-    });
-    placed.unwrap_or_else(|| (capitalised_down(text), end))
-}
-
-fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
-    let from = text.find(start)? + start.len();
-    let length = text[from..].find(end)?;
-    Some(&text[from..from + length])
-}
-
 /// The first place of `word` as a whole word: line and column from 1.
 fn find_word(sql: &str, word: &str) -> Option<(u64, u64)> {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
@@ -266,15 +199,4 @@ fn find_word(sql: &str, word: &str) -> Option<(u64, u64)> {
         }
     }
     None
-}
-
-/// Messages continue a sentence; acronyms keep their capitals.
-fn capitalised_down(text: &str) -> String {
-    let mut chars = text.chars();
-    match (chars.next(), chars.next()) {
-        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
-            first.to_lowercase().chain(text.chars().skip(1)).collect()
-        }
-        _ => text.to_owned(),
-    }
 }

@@ -10,7 +10,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, Join, JoinOperator, Query, Select, SetExpr,
-    SetOperator, SetQuantifier, Spanned, Statement, TableFactor, Visit, Visitor,
+    SetOperator, SetQuantifier, Spanned, Statement, TableFactor, TableFunctionArgs, Visit,
+    Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -84,9 +85,35 @@ fn name_of(factor: &TableFactor) -> Option<Read> {
     }
 }
 
+/// The names by which columns can be told apart: aliases, and names without one.
+pub(crate) fn aliases(statement: &Statement) -> Vec<String> {
+    #[derive(Default)]
+    struct Aliases(Vec<String>);
+    impl Visitor for Aliases {
+        type Break = ();
+
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+            let alias = match factor {
+                TableFactor::Table { alias, .. }
+                | TableFactor::Derived { alias, .. }
+                | TableFactor::Function { alias, .. }
+                | TableFactor::UNNEST { alias, .. }
+                | TableFactor::NestedJoin { alias, .. } => alias.as_ref(),
+                _ => None,
+            };
+            let name = alias.map(|alias| normalised(&alias.name)).or_else(|| name_of(factor).map(|read| read.name));
+            self.0.extend(name.filter(|name| !self.0.contains(name)));
+            ControlFlow::Continue(())
+        }
+    }
+    let mut aliases = Aliases::default();
+    let _: ControlFlow<()> = statement.visit(&mut aliases);
+    aliases.0
+}
+
 /// Everything in `statement` that a stream cannot do; `is_stream` knows the names of streams.
 pub(crate) fn refusals(statement: &Statement, is_stream: &dyn Fn(&str) -> bool) -> Vec<Found> {
-    let mut survey = Survey { is_stream, streams: BTreeSet::new(), found: Vec::new() };
+    let mut survey = Survey { is_stream, streams: BTreeSet::new(), found: Vec::new(), arguments: Vec::new() };
     let _: ControlFlow<()> = statement.visit(&mut survey);
     survey.found
 }
@@ -96,6 +123,8 @@ struct Survey<'a> {
     /// The names that WITH gives to queries over streams.
     streams: BTreeSet<String>,
     found: Vec<Found>,
+    /// Queries that are arguments of a table function.
+    arguments: Vec<Span>,
 }
 
 impl Survey<'_> {
@@ -240,7 +269,13 @@ impl Visitor for Survey<'_> {
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
         const LATER: &[&str] = &["hop", "cumulate", "session"];
         match factor {
-            TableFactor::Table { name, args: Some(_), .. } | TableFactor::Function { name, .. } => {
+            TableFactor::Table { name, args: Some(TableFunctionArgs { args, .. }), .. }
+            | TableFactor::Function { name, args, .. } => {
+                for argument in args {
+                    if let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) = argument {
+                        self.arguments.push(query.span());
+                    }
+                }
                 let function = name.to_string().to_lowercase();
                 if LATER.contains(&function.as_str()) {
                     self.refuse(Refusal::LaterWindow(function.to_uppercase()), name.span());
@@ -261,6 +296,8 @@ impl Visitor for Survey<'_> {
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match expression {
             Expr::Function(function) if function.over.is_some() => self.refuse(Refusal::Over, expression.span()),
+            // TUMBLE says by itself what it takes.
+            Expr::Subquery(subquery) if self.arguments.contains(&subquery.span()) => {}
             Expr::InSubquery { subquery, .. } | Expr::Exists { subquery, .. } | Expr::Subquery(subquery)
                 if self.reads_stream(subquery.as_ref()) =>
             {

@@ -110,7 +110,15 @@ fn at(message: String, place: &impl Spanned) -> datafusion::common::DataFusionEr
     plan_datafusion_err!("{message}").with_diagnostic(Diagnostic::new_error(message, span))
 }
 
-const USAGE: &str = "TUMBLE(stream, time column, INTERVAL '1 minute' [, INTERVAL 'offset'])";
+/// The same, with what to write instead.
+fn at_with(message: String, hint: impl Into<String>, place: &impl Spanned) -> datafusion::common::DataFusionError {
+    let span = Span::try_from_sqlparser_span(place.span());
+    let diagnostic = Diagnostic::new_error(&message, span).with_help(hint, None);
+    plan_datafusion_err!("{message}").with_diagnostic(diagnostic)
+}
+
+/// How it is written.
+pub(crate) const USAGE: &str = "TUMBLE(stream, time column, INTERVAL '1 minute' [, INTERVAL 'offset'])";
 
 fn plan_tumble(
     name: &ObjectName,
@@ -123,22 +131,24 @@ fn plan_tumble(
     for argument in arguments {
         match argument {
             FunctionArg::Unnamed(FunctionArgExpr::Expr(expression)) => expressions.push(expression.clone()),
-            other => return Err(at(format!("{other} is no argument of TUMBLE; write {USAGE}"), other)),
+            other => {
+                return Err(at_with(format!("`{other}` is no argument of TUMBLE"), format!("write {USAGE}"), other));
+            }
         }
     }
     let (stream, time, size, offset) = match &expressions[..] {
         [stream, time, size] => (stream, time, size, None),
         [stream, time, size, offset] => (stream, time, size, Some(offset)),
         _ => {
-            let message = format!("TUMBLE takes 3 or 4 arguments and has {}; write {USAGE}", expressions.len());
-            return Err(at(message, name));
+            let message = format!("TUMBLE takes 3 or 4 arguments and has {}", expressions.len());
+            return Err(at_with(message, format!("write {USAGE}"), name));
         }
     };
     let (relation, reference) = stream_argument(stream, streams, context)?;
     let time_column = time_argument(time, &relation, streams, context)?;
     let size_ns = interval_argument("size", size, context)?;
     if size_ns <= 0 {
-        return Err(at("the window's size must be more than 0".into(), size));
+        return Err(at_with("the window's size must be more than 0".into(), "such as INTERVAL '1 minute'", size));
     }
     let offset_ns = offset.map_or(Ok(0), |offset| interval_argument("offset", offset, context))?;
     let window = Tumble { time_column, size_ns, offset_ns };
@@ -165,20 +175,20 @@ fn stream_argument(
 ) -> Result<(StreamRelation, TableReference)> {
     let SqlExpr::Identifier(ident) = argument else {
         let message = format!("TUMBLE's first argument is the name of a source or step, not `{argument}`");
-        return Err(at(message, argument));
+        return Err(at_with(message, "make the query a step of its own, and write that step's name", argument));
     };
     let name = context.normalize_ident(ident.clone());
     let Some((node, schema)) = streams.get(&name) else {
         let names = streams.names();
-        let mut error = Diagnostic::new_error(
-            format!("`{name}` is not a stream; TUMBLE takes a source or a step by its name"),
-            Span::try_from_sqlparser_span(argument.span()),
-        );
-        match nearest(&name, names.iter().map(String::as_str)) {
-            Some(near) => error.add_help(format!("did you mean `{near}`?"), None),
-            None => error.add_help(format!("there are: {}", names.join(", ")), None),
-        }
-        return Err(plan_datafusion_err!("`{name}` is not a stream").with_diagnostic(error));
+        let message = format!("`{name}` is not a stream; TUMBLE takes a source or a step by its name");
+        let hint = match nearest(&name, names.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!(
+                "a table has no windows, and a query behind WITH must be a step of its own; streams here: {}",
+                names.join(", ")
+            ),
+        };
+        return Err(at_with(message, hint, argument));
     };
     Ok((StreamRelation { node, schema, window: None }, TableReference::bare(name)))
 }
@@ -203,13 +213,15 @@ fn time_argument(
         if streams.some_without_time() {
             return Err(Refusal::Unjudged.into());
         }
-        let message = "this stream has no event time: give its source `event_time: {column: …, watermark: …}`, and let \
-                       the steps in between pass that column on";
-        return Err(at(message.into(), argument));
+        let hint = "give its source `event_time: {column: …, watermark: …}`, and let the steps in between pass that \
+                    column on";
+        return Err(at_with("this stream has no event time".into(), hint, argument));
     };
     let expected = stream.schema.field(event_time);
     if expected.name() != &name {
-        return Err(at(format!("`{name}` is not the event-time column; that is `{}`", expected.name()), argument));
+        let hint = format!("write `{}`", expected.name());
+        let message = format!("`{name}` is not the event-time column; that is `{}`", expected.name());
+        return Err(at_with(message, hint, argument));
     }
     if !matches!(expected.data_type(), DataType::Timestamp(_, _)) {
         return Err(at(format!("`{name}` is {}, not a timestamp", expected.data_type()), argument));
@@ -220,7 +232,7 @@ fn time_argument(
 /// A fixed interval in nanoseconds.
 fn interval_argument(what: &str, argument: &SqlExpr, context: &mut dyn RelationPlannerContext) -> Result<i64> {
     let expression = context.sql_to_expr(argument.clone(), &DFSchema::empty())?;
-    let wrong = || at(format!("the window's {what} is an interval, such as INTERVAL '1 minute'"), argument);
+    let wrong = || at_with(format!("the window's {what} is an interval"), "write it so: INTERVAL '1 minute'", argument);
     let (Expr::Literal(value, _), negative) = (match &expression {
         Expr::Negative(inner) => (inner.as_ref(), true),
         other => (other, false),
@@ -235,8 +247,8 @@ fn interval_argument(what: &str, argument: &SqlExpr, context: &mut dyn RelationP
             .checked_mul(DAY_NS)
             .and_then(|days| days.checked_add(i64::from(interval.milliseconds) * 1_000_000)),
         ScalarValue::IntervalMonthDayNano(Some(_)) | ScalarValue::IntervalYearMonth(Some(_)) => {
-            let message = format!("the window's {what} cannot be months or years yet; days are 24 hours");
-            return Err(at(message, argument));
+            let message = format!("the window's {what} cannot be months or years");
+            return Err(at_with(message, "use days or hours, such as INTERVAL '30 days'", argument));
         }
         _ => return Err(wrong()),
     };
