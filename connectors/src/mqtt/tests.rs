@@ -26,7 +26,7 @@ use crate::position::Positions;
 use crate::source::{ExpressionCompiler, RowExpression, SourceEvent};
 use crate::{ConnectorError, ErrorKind, PushSource, Sink, SinkContext, SourceContext};
 
-const LONG: StdDuration = StdDuration::from_secs(60);
+const LONG: StdDuration = StdDuration::from_secs(20);
 
 struct NoExpressions;
 
@@ -87,8 +87,10 @@ impl Running {
         reader.open(&Positions::default()).await.unwrap();
         let (mut seen, mut rows) = (BTreeSet::new(), 0);
         while seen.len() < numbers {
-            let event =
-                timeout(LONG, reader.next()).await.unwrap_or_else(|_| panic!("{} of {numbers} came", seen.len()));
+            let event = timeout(LONG, reader.next()).await.unwrap_or_else(|_| {
+                let missing: Vec<_> = (0..numbers as u64).filter(|n| !seen.contains(n)).collect();
+                panic!("{} of {numbers} came; missing {missing:?}", seen.len())
+            });
             let SourceEvent::Messages(batch) = event.unwrap() else { continue };
             rows += batch.payloads.len();
             let number =
@@ -239,6 +241,8 @@ async fn a_broker_killed_while_the_log_is_full_loses_nothing() {
     subscribed(&running, broker.port()).await;
     let padding = " ".repeat(1000);
     publish(broker.port(), numbers(1..201).map(|(topic, n)| (topic, n + &padding))).await;
+    // It stores when there is *more* than one change, so the last one needs company.
+    publish(broker.port(), std::iter::repeat_n(("t/0".into(), "0".into()), 3)).await;
     let started = Instant::now();
     while !running.log.stats().full {
         assert!(started.elapsed() < LONG, "200 kB fill a log of 64 KiB");
@@ -551,4 +555,92 @@ async fn a_wrong_password_is_said_and_a_right_one_lets_in() {
     assert!(!error.message.contains("s3cret"));
     let error = build_sink(broker.port(), extra).open(None).await.unwrap_err();
     assert!(error.message.contains("does not let the user `me` in"), "{error}");
+}
+
+#[tokio::test]
+async fn pings_go_on_while_the_log_is_full() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let extra = serde_json::json!({
+        "version": "3.1.1", "keep_alive": "5s", "max_packet_size": "16KiB",
+        "ingest": {"max_bytes": "64KiB", "segment_bytes": "16KiB"},
+    });
+    let config = source_config(listener.local_addr().unwrap().port(), extra);
+    let running = run(&config, IngestLog::open(folder.path(), &config.ingest).unwrap());
+    let mut stream = accept(&listener, 0, Some(1)).await;
+    for id in 1..=20u8 {
+        let payload = vec![b'x'; 8000];
+        // 7 bytes of topic and packet id; the length has two bytes.
+        let length = payload.len() + 7;
+        let header = [0x32, (length % 128) as u8 | 0x80, (length / 128) as u8, 0, 3, b't', b'/', b'x', 0, id];
+        stream.write_all(&header).await.unwrap();
+        stream.write_all(&payload).await.unwrap();
+    }
+    let mut acknowledged = 0;
+    loop {
+        match timeout(LONG, read_packet(&mut stream)).await.unwrap() {
+            (4, _) => acknowledged += 1,
+            (12, _) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(running.log.stats().full && acknowledged < 20, "{acknowledged}");
+    running.stop().await;
+}
+
+/// Runs `openssl` in `folder`.
+fn openssl(folder: &std::path::Path, arguments: &str) {
+    let done = std::process::Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output();
+    let done = done.expect("openssl is installed");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_trusts_the_given_authority_only_and_shows_its_own_certificate() {
+    let keys = tempfile::tempdir().unwrap();
+    let folder = keys.path();
+    openssl(folder, "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=ca");
+    std::fs::write(folder.join("names"), "subjectAltName=DNS:localhost").unwrap();
+    for name in ["server", "client"] {
+        openssl(folder, &format!("req -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.csr -subj /CN={name}"));
+        openssl(
+            folder,
+            &format!(
+                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {name}.pem"
+            ),
+        );
+    }
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let files = [("ca.pem", read("ca.pem")), ("server.pem", read("server.pem")), ("server.key", read("server.key"))];
+    let files: Vec<_> = files.iter().map(|(name, content)| (*name, content.as_str())).collect();
+    let lines = "cafile FOLDER/ca.pem\ncertfile FOLDER/server.pem\nkeyfile FOLDER/server.key\nrequire_certificate true";
+    let broker = Mosquitto::start(lines, &files);
+
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let own = serde_json::json!({"cert": file("client.pem"), "key": file("client.key")});
+    for (host, ca, insecure, lets_in) in [
+        ("localhost", Some("ca.pem"), false, true),
+        // The certificate names another host.
+        ("127.0.0.1", Some("ca.pem"), false, false),
+        // The system does not know the authority.
+        ("localhost", None, false, false),
+        ("127.0.0.1", None, true, true),
+    ] {
+        let mut tls = own.clone();
+        tls["insecure_skip_verify"] = insecure.into();
+        if let Some(ca) = ca {
+            tls["ca"] = file(ca).into();
+        }
+        for version in ["5", "3.1.1"] {
+            let url = format!("mqtts://{host}:{}", broker.port());
+            let mut sink = build_sink(0, serde_json::json!({"url": url, "tls": tls, "version": version}));
+            let opened = sink.open(None).await;
+            assert_eq!(opened.is_ok(), lets_in, "{host} {ca:?} {version}: {opened:?}");
+            sink.close().await.unwrap();
+        }
+    }
+    let url = format!("mqtts://localhost:{}", broker.port());
+    let tls = serde_json::json!({"ca": file("ca.pem")});
+    let nameless = build_sink(0, serde_json::json!({"url": url, "tls": tls})).open(None).await;
+    assert!(nameless.is_err(), "the broker requires a certificate");
 }
