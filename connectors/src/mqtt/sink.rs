@@ -16,9 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::backoff::Backoff;
 use super::config::{MqttSinkConfig, QoS, ReconnectConfig};
-use super::connection::{Backoff, Broker, Connection, Event, Refusal, Sender, Session, Trouble};
+use super::connection::{Broker, Connection, Event, Refusal, Sender, Session};
 use super::topic;
+use super::trouble::Trouble;
 use crate::error::ConnectorError;
 use crate::format::Encoder;
 use crate::sink::Flushed;

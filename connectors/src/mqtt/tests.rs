@@ -644,3 +644,41 @@ async fn tls_trusts_the_given_authority_only_and_shows_its_own_certificate() {
     let nameless = build_sink(0, serde_json::json!({"url": url, "tls": tls})).open(None).await;
     assert!(nameless.is_err(), "the broker requires a certificate");
 }
+
+#[tokio::test]
+async fn a_full_log_does_not_hold_up_a_stop() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let extra = serde_json::json!({
+        "version": "3.1.1", "receive_maximum": 1, "max_packet_size": "32KiB",
+        "ingest": {"max_bytes": "64KiB", "segment_bytes": "16KiB"},
+    });
+    let config = source_config(listener.local_addr().unwrap().port(), extra);
+    let running = run(&config, IngestLog::open(folder.path(), &config.ingest).unwrap());
+    let mut stream = accept(&listener, 0, Some(1)).await;
+    // QoS 0, so that nothing but the full queue holds the messages back.
+    let mut packet = vec![0x30, 0xf0, 0x2e, 0, 3, b't', b'/', b'x'];
+    packet.resize(3 + 0x70 + 0x2e * 128, b'x');
+    let flood = async { while stream.write_all(&packet).await.is_ok() {} };
+    let stopping = async {
+        while !running.log.stats().full {
+            tokio::time::sleep(StdDuration::from_millis(10)).await;
+        }
+        tokio::time::sleep(StdDuration::from_millis(200)).await;
+        running.stop().await;
+    };
+    timeout(LONG, async { tokio::join!(flood, stopping) }).await.expect("the source stops and closes its connection");
+}
+
+#[test]
+fn the_schema_shows_every_option_with_its_description() {
+    for schema in [schemars::schema_for!(MqttSourceConfig), schemars::schema_for!(MqttSinkConfig)] {
+        let properties = schema.get("properties").and_then(|properties| properties.as_object()).unwrap();
+        for (name, property) in properties {
+            assert!(property.get("description").is_some(), "{name}: {property}");
+        }
+        assert_eq!(properties["keep_alive"]["default"], "1m");
+        assert_eq!(properties["qos"]["default"], 1);
+        assert_eq!(schema.get("additionalProperties"), Some(&false.into()));
+    }
+}
