@@ -140,7 +140,8 @@ mqtt_options! {
         /// The topic, which may have columns in it: `fleet/{vehicle}/alarm`.
         pub topic: String,
         /// 1 (the default): the broker acknowledges each message, and one that it does not acknowledge is sent again.
-        /// 2: it takes each message once per connection. 0: messages are sent and may be lost.
+        /// 2: it takes each message once per connection. 0: messages are sent and may be lost on the way; a row counts as
+        /// delivered when it is written to the connection.
         #[serde(default)]
         pub qos: QoS,
         /// The broker keeps the last message of each topic for those who subscribe later.

@@ -4,6 +4,7 @@
 //! carries packet ids, events and a colliding message of the old connection over to the new one, and forgets messages
 //! that were not acknowledged when the broker forgot the session.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,8 +75,6 @@ pub(super) enum Event {
     Delivered(u16, Result<(), Refusal>),
     /// An acknowledgement was written to the connection.
     Acknowledged,
-    /// The good-bye was written.
-    SaidGoodBye,
     Other,
 }
 
@@ -107,6 +106,10 @@ pub(super) struct Connection {
     pub(super) sender: Sender,
     connected: bool,
     broker: Arc<Broker>,
+    /// Events that came before `trouble` and were not taken yet.
+    leftover: VecDeque<Event>,
+    /// What ended the connection.
+    trouble: Option<Trouble>,
 }
 
 impl Broker {
@@ -128,7 +131,7 @@ impl Broker {
                 (Sender::V4(client), EventLoop::V4(Box::new(events)))
             }
         };
-        Connection { events, sender, connected: false, broker: self.clone() }
+        Connection { events, sender, connected: false, broker: self.clone(), leftover: VecDeque::new(), trouble: None }
     }
 
     fn transport(&self) -> Transport {
@@ -204,17 +207,39 @@ impl Connection {
             true => self.keep_alive() * 2 + self.broker.connect_timeout,
             false => self.broker.connect_timeout,
         };
+        if let Some(event) = self.leftover.pop_front() {
+            return Ok(event);
+        }
+        if let Some(trouble) = self.trouble.take() {
+            return Err(trouble);
+        }
         let event = match &mut self.events {
             EventLoop::V4(events) => match tokio::time::timeout(limit, events.poll()).await {
                 Ok(Ok(event)) => Ok(event_v4(event)),
-                Ok(Err(error)) => Err(self.broker.trouble_v4(error)),
+                Ok(Err(error)) => {
+                    self.leftover.extend(events.state.events.drain(..).map(event_v4));
+                    Err(self.broker.trouble_v4(error))
+                }
                 Err(_) => Err(Trouble::Lost(format!("no answer within {limit:?}"))),
             },
             EventLoop::V5(events) => match tokio::time::timeout(limit, events.poll()).await {
                 Ok(Ok(event)) => Ok(event_v5(event)),
-                Ok(Err(error)) => Err(self.broker.trouble_v5(error)),
+                Ok(Err(error)) => {
+                    self.leftover.extend(events.state.events.drain(..).map(event_v5));
+                    Err(self.broker.trouble_v5(error))
+                }
                 Err(_) => Err(Trouble::Lost(format!("no answer within {limit:?}"))),
             },
+        };
+        // What was read before the connection broke still counts, acknowledgements above all. A message that asks for
+        // one does not: the broker sends it again.
+        self.leftover.retain(|event| !matches!(event, Event::Message(message) if message.qos > 0));
+        let event = match (event, self.leftover.pop_front()) {
+            (Err(trouble), Some(first)) => {
+                self.trouble = Some(trouble);
+                Ok(first)
+            }
+            (event, _) => event,
         };
         self.connected |= matches!(event, Ok(Event::Connected { .. }));
         event
@@ -300,7 +325,6 @@ fn outgoing(outgoing: &Outgoing) -> Event {
     match outgoing {
         Outgoing::Publish(packet_id) => Event::Sent(*packet_id),
         Outgoing::PubAck(_) | Outgoing::PubRec(_) => Event::Acknowledged,
-        Outgoing::Disconnect => Event::SaidGoodBye,
         _ => Event::Other,
     }
 }

@@ -153,6 +153,7 @@ impl MqttSource {
             };
             let event = match event {
                 Ok(event) => event,
+                // The broker has taken the good-bye, and closed the connection.
                 Err(_) if stop_at.is_some() => return Outcome::Stopped,
                 Err(trouble) => return Outcome::Trouble(trouble),
             };
@@ -193,7 +194,6 @@ impl MqttSource {
                         sender.disconnect();
                     }
                 }
-                Event::SaidGoodBye => return Outcome::Stopped,
                 Event::Sent(_) | Event::Delivered(..) | Event::Other => {}
             }
         }

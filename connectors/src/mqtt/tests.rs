@@ -248,6 +248,7 @@ async fn a_broker_killed_while_the_log_is_full_loses_nothing() {
         assert!(started.elapsed() < LONG, "200 kB fill a log of 64 KiB");
         tokio::time::sleep(StdDuration::from_millis(10)).await;
     }
+    broker.wait_until_stored(format!("200{padding}").as_bytes());
     broker.kill();
     tokio::time::sleep(StdDuration::from_millis(100)).await;
     broker.restart();
@@ -268,13 +269,22 @@ async fn topics_that_are_no_longer_named_are_left_out_and_acknowledged() {
     // The broker's session still has t/#.
     publish(broker.port(), numbers(1..100)).await;
     let running = run(&source_config(broker.port(), serde_json::json!({"topics": ["new"]})), log);
-    publish(broker.port(), [("new".into(), "5".into())]).await;
-    let started = Instant::now();
-    while running.log.stats().next_sequence == before {
-        assert!(started.elapsed() < LONG);
-        tokio::time::sleep(StdDuration::from_millis(10)).await;
-    }
-    assert_eq!(running.stop().await.stats().next_sequence, before + 1);
+    let options = ReaderOptions { fields: Vec::new(), batch_rows_max: 1000, batch_bytes_max: 1 << 20 };
+    let mut reader = running.log.reader(options);
+    let mut from = Positions::default();
+    from.set(PARTITION, before);
+    reader.open(&from).await.unwrap();
+    reader.next().await.unwrap();
+    let batch = loop {
+        publish(broker.port(), [("t/0".into(), "6".into()), ("new".into(), "5".into())]).await;
+        if let Ok(event) = timeout(StdDuration::from_millis(200), reader.next()).await {
+            let SourceEvent::Messages(batch) = event.unwrap() else { panic!("only messages come") };
+            break batch;
+        }
+    };
+    // What was left out was acknowledged: it does not come with the next connection either.
+    assert!(batch.payloads.iter().all(|payload| payload == Some(b"5")));
+    running.stop().await;
 }
 
 /// Reads one packet of a client: its type, and what follows the length.
@@ -469,27 +479,51 @@ async fn a_flush_returns_when_the_broker_has_every_row_in_all_versions_and_quali
     running.stop().await;
 }
 
+/// Forwards connections to `port`, each for at most `bytes` bytes of the client, and then cuts it hard. Returns its own
+/// port and the number of connections it took.
+async fn cutting_proxy(port: u16, bytes: usize) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let own = listener.local_addr().unwrap().port();
+    let connections = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = connections.clone();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            tokio::spawn(async move {
+                let mut broker = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let (mut from_client, mut to_client) = client.split();
+                let (mut from_broker, mut to_broker) = broker.split();
+                let limited = &mut (&mut from_client).take(bytes as u64);
+                tokio::select! {
+                    _ = tokio::io::copy(limited, &mut to_broker) => {}
+                    _ = tokio::io::copy(&mut from_broker, &mut to_client) => {}
+                }
+            });
+        }
+    });
+    (own, connections)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_on_their_way_to_a_broker_that_dies_are_sent_again() {
-    let mut broker = Mosquitto::start("autosave_on_changes true\nautosave_interval 1", &[]);
+async fn rows_on_their_way_when_the_connection_is_cut_are_sent_again() {
+    let broker = Mosquitto::start("", &[]);
     let folder = tempfile::tempdir().unwrap();
     let running = taker(broker.port(), folder.path()).await;
-    for (round, version) in ["5", "3.1.1"].into_iter().enumerate() {
-        let mut sink = build_sink(broker.port(), serde_json::json!({"version": version}));
-        sink.open(None).await.unwrap();
-        let first = round as i64 * 1000;
-        sink.write(&rows(Some("t/x"), first..first + 50)).await.unwrap();
-        broker.kill();
-        let rest = rows(Some("t/x"), first + 50..first + 500);
-        let (written, ()) = tokio::join!(sink.write(&rest), async {
-            tokio::time::sleep(StdDuration::from_millis(200)).await;
-            broker.restart();
-        });
-        written.unwrap();
-        sink.flush().await.unwrap();
-        sink.close().await.unwrap();
+    let mut first = 1;
+    for version in ["5", "3.1.1"] {
+        for qos in [1, 2] {
+            // About a hundred rows get through on each connection.
+            let (port, connections) = cutting_proxy(broker.port(), 1500).await;
+            let mut sink = build_sink(port, serde_json::json!({"version": version, "qos": qos}));
+            sink.open(None).await.unwrap();
+            sink.write(&rows(Some("t/x"), first..first + 500)).await.unwrap();
+            sink.flush().await.unwrap();
+            sink.close().await.unwrap();
+            assert!(connections.load(std::sync::atomic::Ordering::SeqCst) > 3);
+            first += 500;
+        }
     }
-    running.read_numbers(1000).await;
+    running.read_numbers(first as usize).await;
     running.stop().await;
 }
 
@@ -522,6 +556,14 @@ async fn rows_that_no_broker_can_take_are_rejected_with_a_reason() {
             rejected.extend(sink.write(&rows(topic, 0..1)).await.unwrap());
         }
         rejected.extend(sink.flush().await.unwrap().rejected);
+        // Mosquitto 2.0.11 breaks the connection when it refuses a message of QoS 2 and more is on its way: the refusal
+        // that came just before still counts, or it would come for ever.
+        let topics = StringArray::from(vec!["forbidden", "t/x"]);
+        let both =
+            RecordBatch::try_new(columns(), vec![Arc::new(topics), Arc::new(Int64Array::from(vec![0, 1]))]).unwrap();
+        let mut refused = sink.write(&both).await.unwrap();
+        refused.extend(sink.flush().await.unwrap().rejected);
+        assert_eq!(refused.len(), 1, "{refused:?}");
         let mut reasons: Vec<_> = rejected.iter().map(|rejected| rejected.reason.as_str()).collect();
         reasons.sort();
         assert_eq!(reasons.len(), 5, "{reasons:?}");
