@@ -28,14 +28,17 @@ pub(crate) type Ingestors = HashMap<String, Ingestor>;
 
 impl Ingestor {
     /// Opens the log and starts the connector.
-    fn start(plan: &Plan, source: &SourcePlan) -> Result<Self, RunError> {
+    async fn start(plan: &Plan, source: &SourcePlan) -> Result<Self, RunError> {
         let component = format!("source {}", source.name);
         let failed = |error: ConnectorError| RunError::connector(&component, &error);
         let Some(config) = &source.ingest else {
             return Err(RunError::fatal(&component, "the source has no ingest log"));
         };
         let folder = plan.data_dir.join("ingest").join(format!("{}.{}", source.name, source.connector));
-        let log = IngestLog::open(&folder, config).map_err(failed)?;
+        let config = config.clone();
+        // Recovery reads the last segment.
+        let opened = tokio::task::spawn_blocking(move || IngestLog::open(&folder, &config)).await;
+        let log = opened.map_err(|error| RunError::fatal(&component, error))?.map_err(failed)?;
         let BuiltSource::Push(mut connector) = source.build().map_err(failed)? else {
             return Err(RunError::fatal(&component, "the connector replays by itself and needs no ingest log"));
         };
@@ -62,6 +65,9 @@ impl Ingestor {
         if let Err(error) = self.task.await {
             tracing::error!(%error, "a source panicked");
         }
+        // The last handle syncs and closes the files.
+        let log = self.log;
+        tokio::task::spawn_blocking(move || drop(log)).await.ok();
     }
 }
 
@@ -83,7 +89,7 @@ pub(crate) async fn start_ingestors(plan: &Plan, ingestors: &mut Ingestors) -> R
     }
     for source in plan.sources.iter().filter(|source| source.ingest.is_some()) {
         if !ingestors.contains_key(&source.name) {
-            ingestors.insert(source.name.clone(), Ingestor::start(plan, source)?);
+            ingestors.insert(source.name.clone(), Ingestor::start(plan, source).await?);
         }
     }
     Ok(())
