@@ -14,7 +14,6 @@ use crate::{file, generate, http, kafka, mqtt, sse, stdout};
 /// The sources, by their key in YAML.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a pipeline has a handful of them, and they are not moved about")]
 pub enum SourceConfig {
     /// Subscribes to topics of an MQTT broker.
     Mqtt(mqtt::MqttSourceConfig),
@@ -31,7 +30,6 @@ pub enum SourceConfig {
 /// The sinks, by their key in YAML.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a pipeline has a handful of them, and they are not moved about")]
 pub enum SinkConfig {
     /// Publishes to an MQTT broker.
     Mqtt(mqtt::MqttSinkConfig),

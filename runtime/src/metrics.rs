@@ -106,7 +106,7 @@ impl Metrics {
     fn measure_watermark_lag(&self) {
         let now = chrono::Utc::now().timestamp_micros() as f64 / 1e6;
         for metric in self.watermark.collect().iter().flat_map(|family| family.get_metric()) {
-            let watermark = metric.get_gauge().value();
+            let watermark = metric.get_gauge().get_value();
             let label = |name: &str| metric.get_label().iter().find(|label| label.name() == name).map(|l| l.value());
             // Zero is what the gauge has before the first row.
             if let (Some(pipeline), Some(source), true) = (label("pipeline"), label("source"), watermark != 0.0) {
