@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::metrics::Metrics;
 use crate::plan::Environment;
+use crate::redact::SharedSecrets;
 use crate::spec::{LoadOptions, Located, render};
 use folder::{Candidate, Folder};
 use supervisor::{State, Supervisor};
@@ -44,6 +45,8 @@ pub struct Options {
     pub settle: Duration,
     /// Look at the files this often too (network file systems tell of no changes).
     pub poll_files: Option<Duration>,
+    /// Gathers the secrets of all files, for the log.
+    pub secrets: SharedSecrets,
 }
 
 /// What to do with a change of a step that its state does not survive.
@@ -160,7 +163,7 @@ impl Daemon {
             address = Some(bound);
             server = Some(task);
         }
-        let folder = Folder::new(options.paths.clone(), options.load.clone(), environment);
+        let folder = Folder::new(options.paths.clone(), options.load.clone(), environment, options.secrets.clone());
         Ok(Self {
             options,
             shared,
@@ -305,8 +308,14 @@ impl Daemon {
         let existing = self.pipelines().contains_key(&name);
         if !existing {
             let (policy, bounded) = (self.options.state_change, self.options.bounded);
-            let supervisor =
-                Supervisor::start(name.clone(), &self.shared.metrics, policy, bounded, self.sender.clone());
+            let supervisor = Supervisor::start(
+                name.clone(),
+                &self.shared.metrics,
+                policy,
+                bounded,
+                self.sender.clone(),
+                self.options.secrets.clone(),
+            );
             self.pipelines().insert(name.clone(), Pipeline::new(candidate.file.clone(), supervisor));
         }
         let mut pipelines = self.pipelines();

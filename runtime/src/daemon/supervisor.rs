@@ -16,6 +16,7 @@ use crate::engine::pipeline::{self, Running};
 use crate::engine::snapshot::SnapshotStore;
 use crate::metrics::{Metrics, PipelineMetrics};
 use crate::plan::Plan;
+use crate::redact::SharedSecrets;
 
 /// What a pipeline is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -79,6 +80,7 @@ impl Supervisor {
         state_change: StateChange,
         bounded: bool,
         events: mpsc::Sender<Event>,
+        secrets: SharedSecrets,
     ) -> Self {
         let metrics = metrics.pipeline(&name);
         let status = Arc::new(Mutex::new(Status {
@@ -98,6 +100,7 @@ impl Supervisor {
             state_change,
             bounded,
             events,
+            secrets,
             failures: 0,
             restart_at: None,
         };
@@ -140,6 +143,7 @@ struct Actor {
     state_change: StateChange,
     bounded: bool,
     events: mpsc::Sender<Event>,
+    secrets: SharedSecrets,
     failures: u32,
     restart_at: Option<Instant>,
 }
@@ -183,8 +187,8 @@ impl Actor {
             status.since = chrono::Utc::now().to_rfc3339();
         }
         status.state = state;
-        if error.is_some() {
-            status.last_error = error;
+        if let Some(error) = error {
+            status.last_error = Some(self.secrets.redact(&error));
         }
     }
 
