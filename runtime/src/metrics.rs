@@ -23,6 +23,7 @@ pub struct Metrics {
     decode_errors: IntCounterVec,
     time_errors: IntCounterVec,
     watermark: GaugeVec,
+    watermark_lag: GaugeVec,
     source_lag: IntGaugeVec,
     operator_rows_in: IntCounterVec,
     operator_rows_out: IntCounterVec,
@@ -65,6 +66,7 @@ impl Metrics {
             decode_errors: counter("source_decode_errors_total", "Messages that could not be decoded", &source)?,
             time_errors: counter("source_time_errors_total", "Rows without a usable event time", &source)?,
             watermark: gauge("source_watermark_seconds", "Watermark, in seconds since 1970", &source)?,
+            watermark_lag: gauge("source_watermark_lag_seconds", "How far the watermark is behind the clock", &source)?,
             source_lag: int_gauge(
                 "source_lag_messages",
                 "Messages that the source has still to read",
@@ -92,11 +94,25 @@ impl Metrics {
 
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
+        self.measure_watermark_lag();
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "cannot render the metrics");
         }
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The lag grows while nothing happens, so it is taken when it is asked for.
+    fn measure_watermark_lag(&self) {
+        let now = chrono::Utc::now().timestamp_micros() as f64 / 1e6;
+        for metric in self.watermark.collect().iter().flat_map(|family| family.get_metric()) {
+            let watermark = metric.get_gauge().get_value();
+            let label = |name: &str| metric.get_label().iter().find(|label| label.name() == name).map(|l| l.value());
+            // Zero is what the gauge has before the first row.
+            if let (Some(pipeline), Some(source), true) = (label("pipeline"), label("source"), watermark != 0.0) {
+                self.watermark_lag.with_label_values(&[pipeline, source]).set(now - watermark);
+            }
+        }
     }
 
     /// The handles of one pipeline.
@@ -284,7 +300,10 @@ impl PipelineMetrics {
             // A series that was never touched is not there to be removed, which is as good.
             counters.iter().for_each(|counter| drop(counter.remove_label_values(&labels)));
             match family {
-                "source" => drop(all.watermark.remove_label_values(&labels)),
+                "source" => {
+                    drop(all.watermark.remove_label_values(&labels));
+                    drop(all.watermark_lag.remove_label_values(&labels));
+                }
                 "operator" => drop(all.state_rows.remove_label_values(&labels)),
                 "queue" => drop(all.queue_fill.remove_label_values(&labels)),
                 "ingest" => drop(all.ingest_bytes.remove_label_values(&labels)),

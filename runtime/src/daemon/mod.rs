@@ -374,7 +374,7 @@ impl Daemon {
     async fn stop(self) -> ExitCode {
         let pipelines = std::mem::take(&mut *self.pipelines());
         let failed = pipelines.values().any(|p| p.supervisor.status().state == State::Failed);
-        let stops = pipelines.into_iter().map(|(_, pipeline)| pipeline.supervisor.stop(false));
+        let stops = pipelines.into_values().map(|pipeline| pipeline.supervisor.stop(false));
         let clean = futures::future::join_all(stops).await.into_iter().all(|clean| clean);
         tracing::info!("millstream has stopped");
         if clean && !failed { ExitCode::SUCCESS } else { ExitCode::FAILURE }

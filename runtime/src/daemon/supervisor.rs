@@ -11,7 +11,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Event, StateChange};
 use crate::engine::coordinator::Outcome;
 use crate::engine::error::RunError;
-use crate::engine::pipeline::{self, Ingestors, Running};
+use crate::engine::ingestor::Ingestors;
+use crate::engine::pipeline::{self, Running};
 use crate::engine::snapshot::SnapshotStore;
 use crate::metrics::{Metrics, PipelineMetrics};
 use crate::plan::Plan;
@@ -72,7 +73,7 @@ impl Handle {
 
 impl Supervisor {
     /// A supervisor without a plan.
-    pub(crate) fn start(
+    pub(super) fn start(
         name: String,
         metrics: &Arc<Metrics>,
         state_change: StateChange,
