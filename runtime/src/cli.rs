@@ -172,7 +172,7 @@ pub fn main() -> ExitCode {
             Command::Check(arguments) => Box::pin(check(arguments)).await,
             Command::Schema { of } => print_schema(of),
             Command::Reload { address } => reload(&address).await,
-            Command::Demo(arguments) => Box::pin(crate::demo::run(arguments)).await,
+            Command::Demo(arguments) => Box::pin(crate::demo::run(arguments, secrets)).await,
         }
     });
     // Threads that wait in a client library must not hold up the exit.
@@ -181,7 +181,10 @@ pub fn main() -> ExitCode {
 }
 
 fn start_log(format: LogFormat, demo: bool, secrets: &SharedSecrets) {
-    let default = if demo { "warn" } else { "info,rumqttd=warn,librdkafka=warn" };
+    // The demo tells itself what becomes of a change; its broker complains about every client that leaves.
+    const DEMO: &str = "warn,rumqttd=off,millstream::daemon=off,millstream::daemon::supervisor=warn,\
+                        millstream::daemon::api=warn,millstream::daemon::watch=warn";
+    let default = if demo { DEMO } else { "info,rumqttd=warn,librdkafka=warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(secrets.clone()).with_target(false);
     match format {

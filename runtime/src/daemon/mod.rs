@@ -136,8 +136,20 @@ pub struct Daemon {
     sender: mpsc::Sender<Event>,
     /// The address that the listener really has.
     address: Option<std::net::SocketAddr>,
+    /// Who is told what each look at the files came to.
+    observer: Option<mpsc::Sender<ReloadReport>>,
     _lock: std::fs::File,
     _server: Option<tokio_util::task::AbortOnDropHandle<()>>,
+}
+
+/// Ends a daemon from within the process.
+pub(crate) struct Stopper(mpsc::Sender<Event>);
+
+impl Stopper {
+    /// Asks it to stop; a daemon that is gone has.
+    pub(crate) async fn stop(&self) {
+        self.0.send(Event::Stop).await.ok();
+    }
 }
 
 /// The most events waiting for the loop.
@@ -172,6 +184,7 @@ impl Daemon {
             events,
             sender,
             address,
+            observer: None,
             _lock: lock,
             _server: server,
         })
@@ -180,6 +193,23 @@ impl Daemon {
     /// The address of the HTTP listener.
     pub fn address(&self) -> Option<std::net::SocketAddr> {
         self.address
+    }
+
+    /// What the API looks at too.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// What each look at the files comes to, from the first on.
+    pub(crate) fn observe(&mut self) -> mpsc::Receiver<ReloadReport> {
+        let (observer, reports) = mpsc::channel(EVENTS_WAITING_MAX);
+        self.observer = Some(observer);
+        reports
+    }
+
+    /// A way to end it from within the process, as a signal does.
+    pub(crate) fn stopper(&self) -> Stopper {
+        Stopper(self.sender.clone())
     }
 
     /// Runs until a signal says stop, or, in a bounded run, until all pipelines have ended.
@@ -207,7 +237,8 @@ impl Daemon {
         while let Some(event) = self.events.recv().await {
             match event {
                 Event::Files => {
-                    self.look().await;
+                    let changes = self.look().await;
+                    tokio::spawn(changes.finish());
                 }
                 Event::Reload(reply) => {
                     let changes = self.look().await;
@@ -257,6 +288,7 @@ impl Daemon {
         }
         problems.clone_from(&changes.report.problems);
         drop(problems);
+        changes.observer.clone_from(&self.observer);
         changes
     }
 
@@ -292,7 +324,13 @@ impl Daemon {
     fn apply(&mut self, candidate: Candidate, changes: &mut Changes) {
         let name = candidate.name.clone();
         let plan = match candidate.change {
-            folder::Change::None => return,
+            folder::Change::None => {
+                // A mistake that was undone leaves no other trace.
+                if let Some(pipeline) = self.pipelines().get_mut(&name) {
+                    pipeline.problems = candidate.problems;
+                }
+                return;
+            }
             folder::Change::Broken => {
                 self.shared.metrics.reload(&name, "invalid");
                 let mut pipelines = self.pipelines();
@@ -356,6 +394,7 @@ impl Daemon {
 struct Changes {
     report: ReloadReport,
     outcomes: Vec<JoinHandle<Outcome>>,
+    observer: Option<mpsc::Sender<ReloadReport>>,
 }
 
 /// What became of a pipeline's change.
@@ -378,6 +417,11 @@ impl Changes {
                 }
                 Err(error) => tracing::error!(%error, "a change of a pipeline panicked"),
             }
+        }
+        if let Some(observer) = &self.observer
+            && observer.try_send(report.clone()).is_err()
+        {
+            tracing::debug!("whoever observes the looks at the files is too slow, or gone");
         }
         report
     }
