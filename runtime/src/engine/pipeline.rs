@@ -13,6 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::chain::{Chain, LateRoute, Link, Target};
 use crate::engine::channel::{Bounds, Gauge, channel};
+use crate::engine::connect::{Connectors, Planned};
 use crate::engine::coordinator::{Coordinator, Outcome, TaskEvent};
 use crate::engine::dead_letter::{self, DeadLetters};
 use crate::engine::error::{Interrupt, RunError};
@@ -103,6 +104,7 @@ impl Running {
 /// Everything that the tasks of one run share while they are made.
 struct Assembly<'a> {
     plan: &'a Plan,
+    connectors: &'a dyn Connectors,
     snapshot: &'a Snapshot,
     metrics: &'a Arc<PipelineMetrics>,
     dead_letters: DeadLetters,
@@ -131,6 +133,16 @@ pub(crate) async fn start(
     ingestors: &mut Ingestors,
     metrics: &Arc<PipelineMetrics>,
 ) -> Result<Running, RunError> {
+    start_with(plan, &Planned, ingestors, metrics).await
+}
+
+/// Starts `plan` with the connectors that `connectors` builds.
+pub(crate) async fn start_with(
+    plan: &Plan,
+    connectors: &dyn Connectors,
+    ingestors: &mut Ingestors,
+    metrics: &Arc<PipelineMetrics>,
+) -> Result<Running, RunError> {
     let store =
         Arc::new(SnapshotStore::open(&plan.data_dir.join("checkpoints")).map_err(|error| {
             RunError::retry("checkpoint", format!("cannot open {}: {error}", plan.data_dir.display()))
@@ -143,6 +155,7 @@ pub(crate) async fn start(
     let (stage_of, stages) = stages(plan);
     let mut assembly = Assembly {
         plan,
+        connectors,
         snapshot: &snapshot,
         metrics,
         dead_letters: dead_letters.clone(),
@@ -160,7 +173,7 @@ pub(crate) async fn start(
     let tasks = assembly.tasks(ingestors).await?;
     let gauges = std::mem::take(&mut assembly.gauges);
     drop(assembly);
-    let sink = plan.dead_letter.build().map_err(|error| RunError::connector("dead letter", &error))?;
+    let sink = connectors.dead_letter(&plan.dead_letter).map_err(|error| RunError::connector("dead letter", &error))?;
     let coordinator = Coordinator {
         pipeline: plan.name.clone(),
         interval: plan.spec.checkpoint.interval.0,
@@ -399,7 +412,8 @@ impl Assembly<'_> {
             tasks.sinks.push(SinkTask {
                 task: number,
                 name: plan.name.clone(),
-                sink: plan.build().map_err(|error| RunError::connector(format!("sink {}", plan.name), &error))?,
+                sink: (self.connectors.sink(plan))
+                    .map_err(|error| RunError::connector(format!("sink {}", plan.name), &error))?,
                 restored: self.snapshot.sinks.get(&plan.name).cloned(),
                 gate: Gate::new(inputs),
                 control: controls,
@@ -427,7 +441,7 @@ impl Assembly<'_> {
                 batch_rows_max: plan.context.batch_rows_max,
                 batch_bytes_max: plan.context.batch_bytes_max,
             }),
-            None => match plan.build().map_err(failed)? {
+            None => match self.connectors.source(plan).map_err(failed)? {
                 BuiltSource::Replayable(source) => source,
                 BuiltSource::Push(_) => return Err(RunError::fatal(&plan.name, "the source has no ingest log")),
             },
