@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::dead_letter::DeadLetters;
+use crate::engine::dead_letter::{self, DeadLetters};
 use crate::engine::element::Epoch;
 use crate::engine::error::{Closed, RunError};
 use crate::engine::sink_task::SinkControl;
@@ -160,7 +160,7 @@ impl Coordinator {
     async fn publish(&mut self, epoch: Epoch, parts: Vec<Part>) -> Result<(), RunError> {
         // All letters of the epoch were sent before its parts were.
         let gone = |Closed| RunError::retry("dead letter", "its task ended in the middle of an epoch");
-        self.dead_letters.flush().await.map_err(gone)?;
+        let letters = self.dead_letters.flush().await.map_err(gone)?;
         let mut snapshot = Snapshot {
             epoch,
             sources: self.last.sources.clone(),
@@ -173,6 +173,7 @@ impl Coordinator {
             snapshot.sinks.extend(part.sink);
             snapshot.states.extend(part.states);
         }
+        snapshot.sinks.extend(letters.map(|state| (dead_letter::NAME.to_owned(), state)));
         let (store, written) = (self.store.clone(), snapshot);
         let written = tokio::task::spawn_blocking(move || store.write(&written).map(|()| written)).await;
         let mut snapshot = written

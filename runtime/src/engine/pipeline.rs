@@ -197,7 +197,7 @@ pub(crate) async fn start_with(
         set.spawn(stage_task::run(task, gate, chain, events));
     }
     tasks.sources.into_iter().for_each(|task| drop(set.spawn(task.run())));
-    let restored = snapshot.sinks.get("dead_letter").cloned();
+    let restored = snapshot.sinks.get(dead_letter::NAME).cloned();
     let mut background = JoinSet::new();
     let name = plan.name.clone();
     let letters = AbortOnDropHandle::new(tokio::spawn(dead_letter::run(name, sink, restored, letters)));
