@@ -89,7 +89,7 @@ impl Coordinator {
                 biased;
                 () = self.stop.cancelled() => {
                     self.epoch(&mut ended, true).await?;
-                    return Ok(if self.tasks.is_empty() { Outcome::Finished } else { Outcome::Stopped });
+                    return if self.tasks.is_empty() { self.finish(ended).await } else { Ok(Outcome::Stopped) };
                 }
                 event = self.events.recv() => match event {
                     None => return Err(RunError::retry("checkpoint", "the tasks are gone")),
@@ -98,8 +98,7 @@ impl Coordinator {
                         self.tasks.remove(&task);
                         ended.push(part);
                         if self.tasks.is_empty() {
-                            self.publish(self.last.epoch + 1, ended).await?;
-                            return Ok(Outcome::Finished);
+                            return self.finish(ended).await;
                         }
                     }
                 },
@@ -107,13 +106,21 @@ impl Coordinator {
                     if self.metrics.progress.swap(false, Ordering::Relaxed) {
                         self.epoch(&mut ended, false).await?;
                         if self.tasks.is_empty() {
-                            return Ok(Outcome::Finished);
+                            return self.finish(ended).await;
                         }
                     }
                     next = Instant::now() + self.interval;
                 }
             }
         }
+    }
+
+    /// All tasks have ended; what they handed over last is published, if it has not been.
+    async fn finish(&mut self, ended: Vec<Part>) -> Result<Outcome, RunError> {
+        if !ended.is_empty() {
+            self.publish(self.last.epoch + 1, ended).await?;
+        }
+        Ok(Outcome::Finished)
     }
 
     /// One epoch, from the barrier to the commit.
@@ -125,19 +132,20 @@ impl Coordinator {
             control.send(SourceControl::Barrier { epoch, last }).await.ok();
         }
         let gathered = tokio::time::timeout(self.timeout, self.gather(epoch, ended)).await;
-        let parts = gathered.map_err(|_| {
+        let (parts, after) = gathered.map_err(|_| {
             RunError::retry("checkpoint", format!("epoch {epoch} was not complete after {:?}", self.timeout))
         })??;
-        let all = std::mem::take(ended).into_iter().chain(parts).collect();
+        let all = std::mem::replace(ended, after).into_iter().chain(parts).collect();
         self.publish(epoch, all).await?;
         self.metrics.epoch_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// Waits until every task has handed over its part of `epoch`, or has ended.
-    async fn gather(&mut self, epoch: Epoch, ended: &mut Vec<Part>) -> Result<Vec<Part>, RunError> {
+    /// Waits until every task has handed over its part of `epoch`, or has ended before. The second result is what those
+    /// handed over at their end that ended after the barrier: it belongs to the next epoch.
+    async fn gather(&mut self, epoch: Epoch, ended: &mut Vec<Part>) -> Result<(Vec<Part>, Vec<Part>), RunError> {
         let mut missing = self.tasks.clone();
-        let mut parts = Vec::new();
+        let (mut parts, mut after) = (Vec::new(), Vec::new());
         while !missing.is_empty() {
             match self.events.recv().await {
                 Some(TaskEvent::Acked { task, epoch: acked, part }) if acked == epoch => {
@@ -146,14 +154,13 @@ impl Coordinator {
                 }
                 Some(TaskEvent::Acked { .. }) => {}
                 Some(TaskEvent::Finished { task, part }) => {
-                    missing.remove(&task);
                     self.tasks.remove(&task);
-                    ended.push(part);
+                    if missing.remove(&task) { ended.push(part) } else { after.push(part) }
                 }
                 None => return Err(RunError::retry("checkpoint", "a task ended in the middle of an epoch")),
             }
         }
-        Ok(parts)
+        Ok((parts, after))
     }
 
     /// Makes the epoch durable, then lets sources commit and sinks publish.
