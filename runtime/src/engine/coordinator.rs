@@ -23,6 +23,8 @@ use crate::metrics::{PipelineMetrics, SourceMetrics};
 pub(crate) struct Part {
     /// Operators' states, by node.
     pub(crate) states: Vec<(String, RecordBatch)>,
+    /// The stage's name and the watermark of its gate.
+    pub(crate) watermark: Option<(String, i64)>,
     /// The source's name and state.
     pub(crate) source: Option<(String, SourceState)>,
     /// The sink's name and state.
@@ -174,11 +176,13 @@ impl Coordinator {
             sinks: self.last.sinks.clone(),
             fingerprints: self.fingerprints.clone(),
             states: Vec::new(),
+            watermarks: self.last.watermarks.clone(),
         };
         for part in parts {
             snapshot.sources.extend(part.source);
             snapshot.sinks.extend(part.sink);
             snapshot.states.extend(part.states);
+            snapshot.watermarks.extend(part.watermark);
         }
         snapshot.sinks.extend(letters.map(|state| (dead_letter::NAME.to_owned(), state)));
         let (store, written) = (self.store.clone(), snapshot);

@@ -193,8 +193,8 @@ pub(crate) async fn start_with(
     // From here on everything is spawned; nothing below can fail.
     let mut set: JoinSet<Result<(), Interrupt>> = JoinSet::new();
     tasks.sinks.into_iter().for_each(|task| drop(set.spawn(task.run())));
-    for (task, gate, chain, events) in tasks.stages {
-        set.spawn(stage_task::run(task, gate, chain, events));
+    for (task, name, gate, chain, events) in tasks.stages {
+        set.spawn(stage_task::run(task, name, gate, chain, events));
     }
     tasks.sources.into_iter().for_each(|task| drop(set.spawn(task.run())));
     let restored = snapshot.sinks.get(dead_letter::NAME).cloned();
@@ -370,7 +370,7 @@ fn stages(plan: &Plan) -> (Vec<usize>, Vec<Stage>) {
 /// The tasks of a run, made and not yet spawned.
 struct Tasks {
     sources: Vec<SourceTask>,
-    stages: Vec<(usize, Gate, Chain, mpsc::Sender<TaskEvent>)>,
+    stages: Vec<(usize, String, Gate, Chain, mpsc::Sender<TaskEvent>)>,
     sinks: Vec<SinkTask>,
     source_controls: BTreeMap<String, mpsc::Sender<SourceControl>>,
     sink_controls: Vec<mpsc::Sender<SinkControl>>,
@@ -400,7 +400,10 @@ impl Assembly<'_> {
                     }
                     None => {
                         let inputs = self.stage_inputs.remove(&(stage, shard)).unwrap_or_default();
-                        tasks.stages.push((task, Gate::new(inputs), chain, self.events.clone()));
+                        let (name, watermark) = self.stage_watermark(stage);
+                        let mut gate = Gate::new(inputs);
+                        watermark.into_iter().for_each(|watermark| gate.restore(watermark));
+                        tasks.stages.push((task, name, gate, chain, self.events.clone()));
                     }
                 }
             }
@@ -426,6 +429,29 @@ impl Assembly<'_> {
         Ok(tasks)
     }
 
+    /// The name of a stage, and the watermark that it had in the snapshot, where all its sources go on from there.
+    fn stage_watermark(&self, stage: usize) -> (String, Option<i64>) {
+        let graph = &self.plan.graph;
+        let first = self.stages[stage].nodes[0];
+        let mut waiting = vec![first];
+        let mut goes_on = true;
+        while let Some(id) = waiting.pop() {
+            let node = &graph.nodes[id];
+            waiting.extend(&node.inputs);
+            if let NodeKind::Source(source) = node.kind {
+                goes_on &= self.restored(&self.plan.sources[source]).is_some();
+            }
+        }
+        let name = graph.nodes[first].name.clone();
+        let watermark = self.snapshot.watermarks.get(&name).copied().filter(|_| goes_on);
+        (name, watermark)
+    }
+
+    /// What the snapshot has of a source. Positions of another connector mean nothing.
+    fn restored(&self, plan: &SourcePlan) -> Option<&SourceState> {
+        self.snapshot.sources.get(&plan.name).filter(|state| state.connector == plan.connector)
+    }
+
     fn source(
         &self,
         task: usize,
@@ -446,8 +472,7 @@ impl Assembly<'_> {
                 BuiltSource::Push(_) => return Err(RunError::fatal(&plan.name, "the source has no ingest log")),
             },
         };
-        let restored = self.snapshot.sources.get(&plan.name).filter(|state| state.connector == plan.connector);
-        let state = restored.cloned().unwrap_or_else(|| SourceState {
+        let state = self.restored(plan).cloned().unwrap_or_else(|| SourceState {
             connector: plan.connector.clone(),
             ..source_task::SourceState::default()
         });
