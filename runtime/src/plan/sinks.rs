@@ -95,9 +95,17 @@ impl Builder<'_> {
                 }
             }
         }
+        let assigns = |step: &Option<String>| {
+            graph.nodes.iter().any(|node| node.step == *step && matches!(node.kind, NodeKind::WindowAssign(_)))
+        };
         for (id, node) in graph.nodes.iter().enumerate() {
             let step = node.step.as_ref().and_then(|step| self.spec.steps.get(step));
-            let has_late = matches!(node.kind, NodeKind::WindowAssign(_) | NodeKind::Aggregate(_));
+            // Behind a TUMBLE of the same step no row is late for the aggregate that was not late for TUMBLE.
+            let has_late = match node.kind {
+                NodeKind::WindowAssign(_) => true,
+                NodeKind::Aggregate(_) => !assigns(&node.step),
+                _ => false,
+            };
             if has_late && step.is_some_and(|step| step.late.to == name) {
                 from.push((id, Port::Late));
             }
