@@ -95,9 +95,17 @@ impl Builder<'_> {
                 }
             }
         }
+        let assigns = |step: &Option<String>| {
+            graph.nodes.iter().any(|node| node.step == *step && matches!(node.kind, NodeKind::WindowAssign(_)))
+        };
         for (id, node) in graph.nodes.iter().enumerate() {
             let step = node.step.as_ref().and_then(|step| self.spec.steps.get(step));
-            let has_late = matches!(node.kind, NodeKind::WindowAssign(_) | NodeKind::Aggregate(_));
+            let has_late = match node.kind {
+                NodeKind::WindowAssign(_) => true,
+                // Where windows are assigned in the same step, rows are late there, with all their columns.
+                NodeKind::Aggregate(_) => !assigns(&node.step),
+                _ => false,
+            };
             if has_late && step.is_some_and(|step| step.late.to == name) {
                 from.push((id, Port::Late));
             }
@@ -132,7 +140,6 @@ impl Builder<'_> {
             (Port::Late, NodeKind::Aggregate(plan)) => plan.input.clone(),
             _ => graph.nodes[*node].schema.clone(),
         };
-        // Late rows of an aggregate over another step's windows have other columns; those go to the dead letter.
         let first = schema_of(from.first()?);
         let shape = |schema: &SchemaRef| -> Vec<_> {
             schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
