@@ -202,8 +202,10 @@ impl Daemon {
             return ExitCode::FAILURE;
         }
         let first = self.look().await;
-        if self.options.bounded && !first.problems_are_harmless() {
+        if self.options.bounded {
             eprint!("{}", render::human(&first.problems, false));
+        }
+        if self.options.bounded && !first.problems_are_harmless() {
             return ExitCode::FAILURE;
         }
         let mut watcher = (!self.options.bounded)
@@ -261,7 +263,8 @@ impl Daemon {
             self.apply(candidate, &mut report).await;
         }
         let mut problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        if !report.problems.is_empty() && *problems != report.problems {
+        // A bounded run that cannot start says so itself.
+        if !self.options.bounded && !report.problems.is_empty() && *problems != report.problems {
             tracing::warn!("mistakes in the files:\n{}", render::human(&report.problems, false));
         }
         problems.clone_from(&report.problems);

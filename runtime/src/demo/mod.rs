@@ -44,7 +44,7 @@ pub(crate) async fn run(arguments: DemoArguments) -> ExitCode {
     let options = Options {
         paths: vec![arguments.pipelines.clone()],
         load: load.clone(),
-        data_dir,
+        data_dir: data_dir.clone(),
         listen: Some(arguments.listen.clone()),
         bounded: false,
         state_change: StateChange::Discard,
@@ -56,7 +56,7 @@ pub(crate) async fn run(arguments: DemoArguments) -> ExitCode {
         Err(error) => return fail(&error.to_string()),
     };
     let address = daemon.address().map_or(arguments.listen, |address| address.to_string());
-    let welcome = Welcome { address, broker, pipelines: arguments.pipelines };
+    let welcome = Welcome { address, broker, pipelines: arguments.pipelines, data_dir };
     let screen = Screen::new(welcome, load, daemon.shared(), daemon.observe());
     let screen = AbortOnDropHandle::new(tokio::spawn(screen.run()));
     let stopper = daemon.stopper();
@@ -83,7 +83,10 @@ fn check_folder(folder: &Path) -> Result<(), String> {
     }
     let (files, _) = crate::spec::find(&[folder.to_owned()]);
     if files.is_empty() {
-        return Err(format!("there is no pipeline (*.yaml) in `{}`; say where they are with --pipelines", folder.display()));
+        return Err(format!(
+            "there is no pipeline (*.yaml) in `{}`; say where they are with --pipelines",
+            folder.display()
+        ));
     }
     Ok(())
 }
