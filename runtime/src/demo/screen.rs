@@ -127,7 +127,7 @@ impl Screen {
         for (name, description) in described {
             line("pipeline", format!("{bold}{name:<width$}{off}  {description}"));
         }
-        for (_, path) in sinks(pipelines, &self.load).iter().take(3) {
+        for (_, path) in sinks(pipelines, &self.load).sinks.iter().take(3) {
             line("watch", format!("{cyan}http://{address}{path}{off}  in a browser, or with curl -N"));
         }
         line("look", format!("{cyan}http://{address}/v1/pipelines{off} and {cyan}/metrics{off}"));
@@ -198,7 +198,8 @@ impl Screen {
         let Style { bold, dim, off, .. } = *self.style;
         for (sink, rows) in waiting {
             let fresh = self.last_sink.as_ref() != Some(&sink);
-            let mut text = if fresh { format!("{bold}{sink}{off}\n") } else { String::new() };
+            let before = if fresh && self.last_sink.is_some() { "\n" } else { "" };
+            let mut text = if fresh { format!("{before}{bold}{sink}{off}\n") } else { String::new() };
             let more = rows.len().saturating_sub(ROWS_SHOWN_MAX);
             let shown = rows.get(more..).unwrap_or_default();
             text.push_str(&self.tables.entry(sink.clone()).or_default().lines(shown, fresh, self.style));
