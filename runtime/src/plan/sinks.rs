@@ -100,9 +100,9 @@ impl Builder<'_> {
         };
         for (id, node) in graph.nodes.iter().enumerate() {
             let step = node.step.as_ref().and_then(|step| self.spec.steps.get(step));
-            // Behind a TUMBLE of the same step no row is late for the aggregate that was not late for TUMBLE.
             let has_late = match node.kind {
                 NodeKind::WindowAssign(_) => true,
+                // Where windows are assigned in the same step, rows are late there, with all their columns.
                 NodeKind::Aggregate(_) => !assigns(&node.step),
                 _ => false,
             };
@@ -140,7 +140,6 @@ impl Builder<'_> {
             (Port::Late, NodeKind::Aggregate(plan)) => plan.input.clone(),
             _ => graph.nodes[*node].schema.clone(),
         };
-        // Late rows of an aggregate over another step's windows have other columns; those go to the dead letter.
         let first = schema_of(from.first()?);
         let shape = |schema: &SchemaRef| -> Vec<_> {
             schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
