@@ -30,10 +30,12 @@ impl Watcher {
             // Reading a file is no change of it.
             Ok(notice) if notice.kind.is_access() => {}
             // A full channel holds a notice already.
-            Ok(_) => drop(notices.try_send(())),
+            Ok(_) => {
+                notices.try_send(()).ok();
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot watch the files; looking at them anyway");
-                drop(notices.try_send(()));
+                notices.try_send(()).ok();
             }
         });
         let watcher = watcher.map_err(|error| {

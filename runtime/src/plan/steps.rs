@@ -115,7 +115,8 @@ impl Builder<'_> {
             return Err(Problem::new(path(), message).at(Part::Text { line: 1, column: 1 }));
         }
         let mut names = Names { names: BTreeSet::new() };
-        let _: ControlFlow<()> = statement.visit(&mut names);
+        // A visit that breaks off has found what it looked for.
+        let (ControlFlow::Continue(()) | ControlFlow::Break(())) = statement.visit(&mut names);
         let mut reads = names.names;
         reads.retain(|read| self.spec.steps.contains_key(read));
         if reads.contains(name) {

@@ -70,7 +70,8 @@ impl Refusal {
     /// Where the reason stands in the SQL: line and column from 1.
     pub(crate) fn locate(&self, statement: &Statement) -> Option<(u64, u64)> {
         let mut finder = Finder { refusal: self, found: None };
-        let _: ControlFlow<()> = statement.visit(&mut finder);
+        // A visit that breaks off has found what it looked for.
+        let (ControlFlow::Continue(()) | ControlFlow::Break(())) = statement.visit(&mut finder);
         finder.found.filter(|span| span.start.line > 0).map(|span| (span.start.line, span.start.column))
     }
 }
