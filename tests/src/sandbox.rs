@@ -25,6 +25,7 @@ pub struct Sandbox {
     client: reqwest::Client,
     folder: TempDir,
     more: Vec<String>,
+    settle: String,
 }
 
 impl Default for Sandbox {
@@ -50,7 +51,19 @@ impl Sandbox {
         let folder = tempfile::Builder::new().prefix("millstream-e2e-").tempdir().expect("a temporary folder");
         std::fs::create_dir(folder.path().join("pipelines")).expect("a folder can be made");
         let more = more.iter().map(|&argument| argument.to_owned()).collect();
-        Self { daemon: None, port: free_port(), client: reqwest::Client::new(), folder, more }
+        Self {
+            daemon: None,
+            port: free_port(),
+            client: reqwest::Client::new(),
+            folder,
+            more,
+            settle: "100ms".to_owned(),
+        }
+    }
+
+    /// How long files must be quiet before the daemon reads them, from the next start on.
+    pub fn settle(&mut self, settle: &str) {
+        settle.clone_into(&mut self.settle);
     }
 
     /// A path in the folder.
@@ -81,7 +94,7 @@ impl Sandbox {
     /// Starts the daemon and waits until it answers.
     pub async fn start(&mut self) {
         let mut arguments =
-            vec!["run", "pipelines", "--data-dir", "data", "--listen", "127.0.0.1:{port}", "--settle", "100ms"];
+            vec!["run", "pipelines", "--data-dir", "data", "--listen", "127.0.0.1:{port}", "--settle", &self.settle];
         arguments.extend(self.more.iter().map(String::as_str));
         let log = [("RUST_LOG", LOG)];
         let mut daemon = Daemon::start_on(self.port, self.folder.path(), &arguments, &log);
@@ -177,7 +190,7 @@ impl Sandbox {
         whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{name}: {e}: {line}"))).collect()
     }
 
-    /// What the daemon wrote in all its runs so far... of the present one.
+    /// What the daemon wrote since its last start.
     pub fn output(&mut self) -> String {
         self.daemon().output()
     }

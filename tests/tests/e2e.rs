@@ -4,10 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod accounts;
+mod broker_restart;
+mod crash;
 mod generate;
 mod harness;
 mod http_ingest;
 mod kafka_connector;
 mod kafka_pipeline;
 mod machine_temperature;
+mod reload;
 mod shutdown;

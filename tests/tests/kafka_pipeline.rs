@@ -10,7 +10,8 @@ use serde_json::Value;
 /// Base64, as the dead letter writes bytes that are no text.
 mod base64_of {
     pub(super) fn decode(text: &str) -> Vec<u8> {
-        let digit = |c: u8| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().position(|d| *d == c);
+        let digit =
+            |c: u8| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().position(|d| *d == c);
         let digits: Vec<u32> = text.bytes().filter_map(digit).map(|d| d as u32).collect();
         let mut bytes = Vec::new();
         for chunk in digits.chunks(4) {
@@ -65,7 +66,8 @@ async fn a_hundred_and_twenty_thousand_orders_are_filtered_and_summed_as_the_mod
     sandbox.pipeline("orders", &pipeline(&kafka.brokers));
     sandbox.start().await;
     let mut expected: BTreeMap<(String, u64), (u64, u64)> = BTreeMap::new();
-    let broken: [&[u8]; 4] = [b"{\"id\": 1, \"region\": ", b"\xff\xfe\x00", b"{\"id\": \"many\", \"ts\": 1}", b"[1, 2]"];
+    let broken: [&[u8]; 4] =
+        [b"{\"id\": 1, \"region\": ", b"\xff\xfe\x00", b"{\"id\": \"many\", \"ts\": 1}", b"[1, 2]"];
     let mut messages = Vec::new();
     for id in 0..COUNT {
         let (region, cents, ts) = order(id);

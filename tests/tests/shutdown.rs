@@ -95,7 +95,13 @@ fn a_bounded_run_says_by_its_exit_code_how_it_went() {
     assert!(stderr.contains("this source has no end"), "{stderr}");
 
     let sandbox = Sandbox::new();
-    sandbox.pipeline("missing", &good.replace("generate: {columns: {n: {sequence: {}}}, count: 10, rate: unlimited}", "file: {path: gone.jsonl}, columns: {n: bigint}"));
+    sandbox.pipeline(
+        "missing",
+        &good.replace(
+            "generate: {columns: {n: {sequence: {}}}, count: 10, rate: unlimited}",
+            "file: {path: gone.jsonl}, columns: {n: bigint}",
+        ),
+    );
     let (status, _, stderr) = sandbox.run(BOUNDED);
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("gone.jsonl"), "{stderr}");
