@@ -301,6 +301,18 @@ impl PipelineMetrics {
         (counts("source", &self.all.source_rows), counts("sink", &self.all.sink_rows))
     }
 
+    /// Dead letters so far.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let letters = series.iter().filter(|(name, _)| *name == "dead_letter");
+        letters
+            .map(|(_, labels)| {
+                let values: Vec<&str> = labels.iter().map(String::as_str).collect();
+                self.all.dead_letters.with_label_values(&values).get()
+            })
+            .sum()
+    }
+
     /// Removes the pipeline's series: the pipeline is gone.
     pub(crate) fn remove(&self) {
         let series = std::mem::take(&mut *self.series.lock().unwrap_or_else(PoisonError::into_inner));

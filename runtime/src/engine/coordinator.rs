@@ -84,6 +84,13 @@ impl Coordinator {
     pub(crate) async fn run(mut self) -> Result<Outcome, RunError> {
         let mut ended: Vec<Part> = Vec::new();
         let mut next = Instant::now() + self.interval;
+        if self.last.epoch == 0 {
+            // The very first snapshot at once: it says where sources begin and how much sinks had, before any row.
+            self.epoch(&mut ended, false).await?;
+            if self.tasks.is_empty() {
+                return self.finished(ended).await;
+            }
+        }
         loop {
             tokio::select! {
                 biased;
@@ -98,8 +105,7 @@ impl Coordinator {
                         self.tasks.remove(&task);
                         ended.push(part);
                         if self.tasks.is_empty() {
-                            self.publish(self.last.epoch + 1, ended).await?;
-                            return Ok(Outcome::Finished);
+                            return self.finished(ended).await;
                         }
                     }
                 },
@@ -107,13 +113,19 @@ impl Coordinator {
                     if self.metrics.progress.swap(false, Ordering::Relaxed) {
                         self.epoch(&mut ended, false).await?;
                         if self.tasks.is_empty() {
-                            return Ok(Outcome::Finished);
+                            return self.finished(ended).await;
                         }
                     }
                     next = Instant::now() + self.interval;
                 }
             }
         }
+    }
+
+    /// All inputs are at their end: what the last tasks handed over makes the last snapshot.
+    async fn finished(mut self, ended: Vec<Part>) -> Result<Outcome, RunError> {
+        self.publish(self.last.epoch + 1, ended).await?;
+        Ok(Outcome::Finished)
     }
 
     /// One epoch, from the barrier to the commit.
