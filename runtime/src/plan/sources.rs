@@ -125,8 +125,9 @@ impl Builder<'_> {
         let connector = key_of(config);
         let columns = self.stream_columns(name, spec, config, &connector, problems)?;
         let metadata = metadata(name, spec, config, &connector, problems);
-        let event_time = event_time(name, spec, &columns.schema, config.bounded(), problems);
-        let schema = with_metadata(name, &columns.schema, &metadata, event_time.as_ref(), problems);
+        let schema = with_metadata(name, &columns.schema, &metadata, problems);
+        let event_time = event_time(name, spec, &schema, config.bounded(), problems);
+        let schema = marked(name, schema, event_time.as_ref());
         let limits = &self.spec.limits;
         let context = SourceContext {
             pipeline: self.name.to_owned(),
@@ -361,20 +362,14 @@ fn event_time(
     })
 }
 
-/// The columns with those of the metadata, the event time marked.
+/// The columns with those of the metadata.
 fn with_metadata(
     source: &str,
     columns: &SchemaRef,
     metadata: &[(String, MetadataField)],
-    event_time: Option<&EventTimePlan>,
     problems: &mut Vec<Problem>,
 ) -> SchemaRef {
     let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
-    if let Some(event_time) = event_time {
-        let marked = HashMap::from([(EVENT_TIME.to_owned(), source.to_owned())]);
-        let field = fields.remove(event_time.column).with_metadata(marked);
-        fields.insert(event_time.column, field);
-    }
     for (column, field) in metadata {
         if fields.iter().any(|known| known.name() == column) {
             let message = format!("there is already a column `{column}`");
@@ -382,6 +377,16 @@ fn with_metadata(
             continue;
         }
         fields.push(Field::new(column, field.data_type.clone(), true));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// The columns, the event time marked.
+fn marked(source: &str, columns: SchemaRef, event_time: Option<&EventTimePlan>) -> SchemaRef {
+    let Some(event_time) = event_time else { return columns };
+    let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
+    if let Some(field) = fields.get_mut(event_time.column) {
+        field.set_metadata(HashMap::from([(EVENT_TIME.to_owned(), source.to_owned())]));
     }
     Arc::new(Schema::new(fields))
 }
