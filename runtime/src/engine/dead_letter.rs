@@ -16,6 +16,8 @@ use crate::metrics::PipelineMetrics;
 
 /// The most letters waiting; a full box stops its senders.
 pub(crate) const LETTERS_WAITING_MAX: usize = 1024;
+/// The name of its sink in snapshots; no sink of a pipeline may have it.
+pub(crate) const NAME: &str = "dead_letter";
 /// The most letters written at once.
 const LETTERS_PER_WRITE: usize = 512;
 
@@ -56,8 +58,8 @@ pub(crate) fn as_json(rows: &RecordBatch) -> String {
 pub(crate) enum Request {
     /// Write this.
     Letter(Letter),
-    /// Make everything before this durable.
-    Flush(oneshot::Sender<()>),
+    /// Make everything before this durable; the answer is what the sink needs to go on from here.
+    Flush(oneshot::Sender<Option<Vec<u8>>>),
     /// The epoch of the last flush is complete.
     Committed,
 }
@@ -82,8 +84,8 @@ impl DeadLetters {
         self.sender.send(Request::Letter(letter)).await.map_err(|_| Closed)
     }
 
-    /// Resolves when all letters sent so far are durable.
-    pub(crate) async fn flush(&self) -> Result<(), Closed> {
+    /// Resolves when all letters sent so far are durable, with what the sink needs to go on from here.
+    pub(crate) async fn flush(&self) -> Result<Option<Vec<u8>>, Closed> {
         let (done, wait) = oneshot::channel();
         self.sender.send(Request::Flush(done)).await.map_err(|_| Closed)?;
         wait.await.map_err(|_| Closed)
@@ -133,6 +135,29 @@ fn to_batch(pipeline: &str, letters: &[Letter]) -> Result<RecordBatch, RunError>
     RecordBatch::try_new(schema(), columns).map_err(|error| RunError::fatal("dead letter", error))
 }
 
+/// At most one line of the log so often: a stream of bad rows must not become a stream of log lines.
+const SAY_PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Says in the log that there are letters.
+#[derive(Default)]
+struct Voice {
+    said: Option<tokio::time::Instant>,
+    unsaid: u64,
+}
+
+impl Voice {
+    fn say(&mut self, pipeline: &str, letter: &Letter) {
+        if self.said.is_some_and(|said| said.elapsed() < SAY_PERIOD) {
+            self.unsaid += 1;
+            return;
+        }
+        self.said = Some(tokio::time::Instant::now());
+        let more = std::mem::take(&mut self.unsaid);
+        let (component, reason) = (&letter.component, &letter.reason);
+        tracing::warn!(pipeline, component, reason, more_since_the_last_line = more, "dead letter");
+    }
+}
+
 /// The dead letter's task: writes letters until all senders are gone.
 pub(crate) async fn run(
     pipeline: String,
@@ -144,12 +169,13 @@ pub(crate) async fn run(
     sink.with_retry(component, restored.as_deref()).await?;
     let failed = |error: &millstream_connectors::ConnectorError| RunError::connector(component, error);
     let mut waiting = Vec::new();
+    let mut voice = Voice::default();
     while requests.recv_many(&mut waiting, LETTERS_PER_WRITE).await > 0 {
         let mut letters = Vec::new();
         for request in waiting.drain(..) {
             let done = match request {
                 Request::Letter(letter) => {
-                    tracing::warn!(pipeline, component = letter.component, reason = letter.reason, "dead letter");
+                    voice.say(&pipeline, &letter);
                     letters.push(letter);
                     continue;
                 }
@@ -163,7 +189,7 @@ pub(crate) async fn run(
             let flushed = sink.flush().await.map_err(|error| failed(&error))?;
             report(&pipeline, &flushed.rejected);
             // The coordinator may have gone, which ends this task too.
-            if done.send(()).is_err() {
+            if done.send(flushed.state).is_err() {
                 return Ok(());
             }
         }

@@ -79,8 +79,30 @@ pub(super) async fn load(
 
 /// What SQL reads as syntax when a parenthesis follows.
 const SYNTAX: &[&str] = &[
-    "all", "any", "array", "case", "cast", "ceil", "convert", "exists", "extract", "floor", "in", "interval", "map",
-    "not", "overlay", "position", "row", "safe_cast", "some", "struct", "substr", "substring", "trim", "try_cast",
+    "all",
+    "any",
+    "array",
+    "case",
+    "cast",
+    "ceil",
+    "convert",
+    "exists",
+    "extract",
+    "floor",
+    "in",
+    "interval",
+    "map",
+    "not",
+    "overlay",
+    "position",
+    "row",
+    "safe_cast",
+    "some",
+    "struct",
+    "substr",
+    "substring",
+    "trim",
+    "try_cast",
 ];
 
 /// Why a function cannot have its name, and what to do about it.

@@ -3,8 +3,8 @@
 //! Building a plan spawns nothing and opens no connection; a plan that fails leaves nothing behind. All problems of all
 //! parts are reported together.
 
-pub(crate) mod graph;
 mod functions;
+pub(crate) mod graph;
 mod sinks;
 mod sources;
 mod steps;
@@ -23,8 +23,8 @@ use crate::functions::Engine;
 use crate::spec::draft::{Draft, Gaps};
 use crate::spec::model::{LateSpec, OnError, PipelineSpec};
 use crate::spec::problem::{Part, Problem, Severity, nearest};
-use crate::sql::tumble::Streams;
 use crate::sql::session;
+use crate::sql::tumble::Streams;
 use graph::Graph;
 pub(crate) use sinks::{DeadLetterPlan, Port, SinkPlan};
 pub(crate) use sources::{SourcePlan, TablePlan};

@@ -10,7 +10,7 @@ use millstream_connectors::{ConnectorError, Sink, SinkContext};
 use super::sources::key_of;
 use super::{Builder, unknown_name};
 use crate::engine::dead_letter;
-use crate::plan::graph::{Graph, NodeId, NodeKind};
+use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::spec::model::SinkSpec;
 use crate::spec::problem::Problem;
 
@@ -100,7 +100,13 @@ impl Builder<'_> {
         }
         for (id, node) in graph.nodes.iter().enumerate() {
             let step = node.step.as_ref().and_then(|step| self.spec.steps.get(step));
-            let has_late = matches!(node.kind, NodeKind::WindowAssign(_) | NodeKind::Aggregate(_));
+            // An aggregate has late rows only where another step made its windows; its own step's leave before it.
+            let assigned = |other: &Node| matches!(other.kind, NodeKind::WindowAssign(_)) && other.step == node.step;
+            let has_late = match node.kind {
+                NodeKind::WindowAssign(_) => true,
+                NodeKind::Aggregate(_) => !graph.nodes.iter().any(assigned),
+                _ => false,
+            };
             if has_late && step.is_some_and(|step| step.late.to == name) {
                 from.push((id, Port::Late));
             }
@@ -135,7 +141,6 @@ impl Builder<'_> {
             (Port::Late, NodeKind::Aggregate(plan)) => plan.input.clone(),
             _ => graph.nodes[*node].schema.clone(),
         };
-        // Late rows of an aggregate over another step's windows have other columns; those go to the dead letter.
         let first = schema_of(from.first()?);
         let shape = |schema: &SchemaRef| -> Vec<_> {
             schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()

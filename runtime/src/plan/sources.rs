@@ -126,7 +126,7 @@ impl Builder<'_> {
             return self.register_table(name, rows, problems);
         }
         let event_time = event_time(name, spec, &columns.schema, false, problems);
-        let schema = with_metadata(name, &columns.schema, &[], event_time.as_ref(), problems);
+        let schema = marked(columns.schema.clone(), event_time.as_ref());
         self.register(name, graph, schema, NodeKind::Source(usize::MAX), problems);
     }
 
@@ -145,11 +145,12 @@ impl Builder<'_> {
         let columns_only = problems.len();
         let metadata = metadata(name, spec, config, &connector, problems);
         let metadata_wrong = problems.len() > columns_only;
+        let schema = with_metadata(name, &columns.schema, &metadata, problems);
         let event_time = match self.gaps.columns.contains(name) {
             true => None,
-            false => event_time(name, spec, &columns.schema, config.bounded(), problems),
+            false => event_time(name, spec, &schema, config.bounded(), problems),
         };
-        let schema = with_metadata(name, &columns.schema, &metadata, event_time.as_ref(), problems);
+        let schema = marked(schema, event_time.as_ref());
         let limits = &self.spec.limits;
         let context = SourceContext {
             pipeline: self.name.to_owned(),
@@ -228,13 +229,7 @@ impl Builder<'_> {
     }
 
     /// Reports what a connector refuses; of one whose options have gaps, only what stands in the file.
-    pub(super) fn complain(
-        &self,
-        path: &[&str],
-        connector: &str,
-        error: &ConnectorError,
-        problems: &mut Vec<Problem>,
-    ) {
+    pub(super) fn complain(&self, path: &[&str], connector: &str, error: &ConnectorError, problems: &mut Vec<Problem>) {
         let problem = connector_problem(path, connector, error);
         let incomplete = self.gaps.incomplete.iter().any(|part| part.iter().eq(path.iter()));
         if !incomplete || error.option.as_deref().is_some_and(|option| !option.is_empty()) {
@@ -416,20 +411,14 @@ fn event_time(
     })
 }
 
-/// The columns with those of the metadata, the event time marked.
+/// The columns with those of the metadata.
 fn with_metadata(
     source: &str,
     columns: &SchemaRef,
     metadata: &[(String, MetadataField)],
-    event_time: Option<&EventTimePlan>,
     problems: &mut Vec<Problem>,
 ) -> SchemaRef {
     let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
-    if let Some(event_time) = event_time {
-        let marked = HashMap::from([(EVENT_TIME.to_owned(), source.to_owned())]);
-        let field = fields.remove(event_time.column).with_metadata(marked);
-        fields.insert(event_time.column, field);
-    }
     for (column, field) in metadata {
         if fields.iter().any(|known| known.name() == column) {
             let message = format!("there is already a column `{column}`");
@@ -437,6 +426,17 @@ fn with_metadata(
             continue;
         }
         fields.push(Field::new(column, field.data_type.clone(), true));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// The columns, the event time marked.
+fn marked(columns: SchemaRef, event_time: Option<&EventTimePlan>) -> SchemaRef {
+    let Some(event_time) = event_time else { return columns };
+    let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
+    if let Some(field) = fields.get_mut(event_time.column) {
+        // The same for every source: UNION ALL keeps only what is the same in all its inputs.
+        field.set_metadata(HashMap::from([(EVENT_TIME.to_owned(), "true".to_owned())]));
     }
     Arc::new(Schema::new(fields))
 }

@@ -4,7 +4,9 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{Expr, Ident, Select, SelectItem, Spanned, Statement, Value, Visit, VisitMut, Visitor, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    Expr, Ident, Select, SelectItem, Spanned, Statement, Value, Visit, VisitMut, Visitor, VisitorMut,
+};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::sql::survey::normalised;

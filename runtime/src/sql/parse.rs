@@ -65,7 +65,8 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
     }
     tokens.retain(|token| token.token != Token::SemiColon);
     let first = tokens.iter().find(|token| significant(token)).map_or((1, 1), place_of);
-    let last = tokens.iter().rfind(|token| significant(token)).map(|token| (token.span.end.line, token.span.end.column));
+    let last =
+        tokens.iter().rfind(|token| significant(token)).map(|token| (token.span.end.line, token.span.end.column));
     let words = tokens.iter().find(|token| significant(token)).map(|token| token.token.to_string().to_uppercase());
     if let Some(word) = words.filter(|word| !QUERY_STARTS.contains(&word.as_str())) {
         let near = nearest(&word, ["SELECT", "WITH"]);
@@ -77,7 +78,8 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         return Err(at(problem.hint(hint), first));
     }
     let limit = state.config_options().sql_parser.recursion_limit.get();
-    let parsed = Parser::new(&dialect).with_recursion_limit(limit).with_tokens_with_locations(tokens).parse_statements();
+    let parsed =
+        Parser::new(&dialect).with_recursion_limit(limit).with_tokens_with_locations(tokens).parse_statements();
     let mut statements = parsed.map_err(|error| {
         let (message, place) = match error {
             ParserError::RecursionLimitExceeded => {

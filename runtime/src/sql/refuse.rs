@@ -78,7 +78,9 @@ impl Refusal {
             Self::Recursive => "leave RECURSIVE out; a step may read other steps",
             Self::LaterWindow(_) => "use TUMBLE(stream, ts, INTERVAL '1 minute')",
             Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
-            Self::Clause("MATCH_RECOGNIZE") => "aggregate in a window, or look for the pattern in a function of your own",
+            Self::Clause("MATCH_RECOGNIZE") => {
+                "aggregate in a window, or look for the pattern in a function of your own"
+            }
             Self::Clause("PIVOT" | "UNPIVOT") => "write one CASE WHEN … END per column",
             Self::Clause("TABLESAMPLE") => "filter with WHERE, such as WHERE random() < 0.1",
             Self::Clause("QUALIFY" | "WINDOW") => {
@@ -96,7 +98,8 @@ impl Refusal {
     /// Where the reason stands in the SQL: line and column from 1.
     pub(crate) fn locate(&self, statement: &Statement) -> Option<(u64, u64)> {
         let mut finder = Finder { refusal: self, found: None };
-        let _: ControlFlow<()> = statement.visit(&mut finder);
+        // A visit that breaks off has found what it looked for.
+        let (ControlFlow::Continue(()) | ControlFlow::Break(())) = statement.visit(&mut finder);
         finder.found.filter(|span| span.start.line > 0).map(|span| (span.start.line, span.start.column))
     }
 }

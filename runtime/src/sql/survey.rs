@@ -10,8 +10,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, Join, JoinOperator, Query, Select, SetExpr,
-    SetOperator, SetQuantifier, Spanned, Statement, TableFactor, TableFunctionArgs, Visit,
-    Visitor,
+    SetOperator, SetQuantifier, Spanned, Statement, TableFactor, TableFunctionArgs, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 

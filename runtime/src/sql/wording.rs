@@ -40,7 +40,9 @@ pub(crate) fn say(text: &str) -> Option<Said> {
         let message = format!("these cannot be calculated with: {}", sql_types(operation));
         return said(message, "convert one side: CAST(x AS type); text is joined with ||");
     }
-    if let Some(expression) = between(text, "aggregate expression \"", "\"").or(between(text, "column \"", "\" must appear")) {
+    if let Some(expression) =
+        between(text, "aggregate expression \"", "\"").or(between(text, "column \"", "\" must appear"))
+    {
         let message = format!("`{expression}` is neither grouped by nor aggregated");
         let having = text.contains("HAVING clause");
         let hint = format!("add it to GROUP BY, or aggregate it: max({expression}), first_value({expression})");
