@@ -2,6 +2,7 @@
 //!
 //! The table of all metrics is [`Metrics::new`]. Series of a pipeline are removed when the pipeline is.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,9 +16,21 @@ use prometheus::{
 type Counter = GenericCounter<prometheus::core::AtomicU64>;
 type Gauge = GenericGauge<prometheus::core::AtomicF64>;
 
+/// What a metric is, for the documentation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// What it counts.
+    pub help: String,
+    /// Its labels.
+    pub labels: Vec<String>,
+}
+
 /// The daemon's metrics.
 pub struct Metrics {
     registry: Registry,
+    described: Vec<Description>,
     source_rows: IntCounterVec,
     source_bytes: IntCounterVec,
     decode_errors: IntCounterVec,
@@ -47,14 +60,15 @@ impl Metrics {
     /// All metrics, at zero.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
+        let described = RefCell::default();
         let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            register(&registry, IntCounterVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
+            register(&registry, &described, IntCounterVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
         };
         let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<GaugeVec, prometheus::Error> {
-            register(&registry, GaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
+            register(&registry, &described, GaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
         };
         let int_gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
-            register(&registry, IntGaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
+            register(&registry, &described, IntGaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
         };
         let (source, operator, sink) = (["pipeline", "source"], ["pipeline", "operator"], ["pipeline", "sink"]);
         let epoch_options =
@@ -83,13 +97,19 @@ impl Metrics {
             dead_letters: counter("dead_letters_total", "Dead letters", &["pipeline", "component"])?,
             queue_fill: gauge("queue_fill_ratio", "How full an edge between tasks is, 0 to 1", &["pipeline", "edge"])?,
             epochs: counter("epochs_total", "Complete epochs", &["pipeline"])?,
-            epoch_seconds: register(&registry, HistogramVec::new(epoch_options, &["pipeline"])?)?,
+            epoch_seconds: register(&registry, &described, HistogramVec::new(epoch_options, &["pipeline"])?)?,
             restarts: counter("restarts_total", "Restarts after a failure", &["pipeline"])?,
             reloads: counter("reloads_total", "Changes of files, by result", &["pipeline", "result"])?,
             running: int_gauge("pipeline_running", "1 while the pipeline runs", &["pipeline"])?,
             ingest_bytes: int_gauge("ingest_log_bytes", "Bytes in the ingest log", &source)?,
             registry,
+            described: described.into_inner(),
         })
+    }
+
+    /// What metrics there are.
+    pub fn described(&self) -> &[Description] {
+        &self.described
     }
 
     /// All metrics in Prometheus' text format.
@@ -135,8 +155,17 @@ impl Metrics {
     }
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    described: &RefCell<Vec<Description>>,
+    collector: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
+    described.borrow_mut().extend(collector.desc().into_iter().map(|desc| Description {
+        name: desc.fq_name.clone(),
+        help: desc.help.clone(),
+        labels: desc.variable_labels.clone(),
+    }));
     Ok(collector)
 }
 

@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::cli::{DemoArguments, fail};
 use crate::daemon::{Daemon, Options, StateChange};
+use crate::redact::SharedSecrets;
 use crate::spec::LoadOptions;
 use broker::Broker;
 use screen::{Screen, Welcome};
@@ -27,7 +28,7 @@ const SETTLE: Duration = Duration::from_millis(300);
 const BROKER_VARIABLE: &str = "MQTT_URL";
 
 /// Runs the demo until Ctrl-C (or `--stop-after`).
-pub(crate) async fn run(arguments: DemoArguments) -> ExitCode {
+pub(crate) async fn run(arguments: DemoArguments, secrets: SharedSecrets) -> ExitCode {
     if let Err(message) = check_folder(&arguments.pipelines) {
         return fail(&message);
     }
@@ -50,6 +51,7 @@ pub(crate) async fn run(arguments: DemoArguments) -> ExitCode {
         state_change: StateChange::Discard,
         settle: SETTLE,
         poll_files: None,
+        secrets,
     };
     let mut daemon = match Daemon::start(options).await {
         Ok(daemon) => daemon,

@@ -10,7 +10,7 @@ use millstream_connectors::{ConnectorError, Sink, SinkContext};
 use super::sources::key_of;
 use super::{Builder, connector_problem, unknown_name};
 use crate::engine::dead_letter;
-use crate::plan::graph::{Graph, NodeId, NodeKind};
+use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::spec::model::SinkSpec;
 use crate::spec::problem::Problem;
 
@@ -95,15 +95,13 @@ impl Builder<'_> {
                 }
             }
         }
-        let assigns = |step: &Option<String>| {
-            graph.nodes.iter().any(|node| node.step == *step && matches!(node.kind, NodeKind::WindowAssign(_)))
-        };
         for (id, node) in graph.nodes.iter().enumerate() {
             let step = node.step.as_ref().and_then(|step| self.spec.steps.get(step));
+            // An aggregate has late rows only where another step made its windows; its own step's leave before it.
+            let assigned = |other: &Node| matches!(other.kind, NodeKind::WindowAssign(_)) && other.step == node.step;
             let has_late = match node.kind {
                 NodeKind::WindowAssign(_) => true,
-                // Where windows are assigned in the same step, rows are late there, with all their columns.
-                NodeKind::Aggregate(_) => !assigns(&node.step),
+                NodeKind::Aggregate(_) => !graph.nodes.iter().any(assigned),
                 _ => false,
             };
             if has_late && step.is_some_and(|step| step.late.to == name) {
