@@ -278,6 +278,8 @@ async fn problems_of(files: &[PathBuf], profile: Option<String>) -> Result<Vec<L
         let mut further: Vec<_> = clashes.iter().filter(|(i, _)| *i == index).map(|(_, p)| p.clone()).collect();
         if let Some(spec) = &loaded.spec {
             further.extend(Plan::build(&loaded.file, spec, &environment).await.1);
+        } else if let Some(draft) = &loaded.draft {
+            further.extend(Plan::judge(&loaded.file, draft, &environment).await);
         }
         problems.extend(loaded.located(&further));
     }

@@ -16,7 +16,7 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use crate::engine::operators::aggregate::{AggregateCall, AggregatePlan, OutputColumn};
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::sql::WINDOW_BOUND;
-use crate::sql::lower::Lowering;
+use crate::sql::lower::{Lowering, without_event_time};
 use crate::sql::refuse::Refusal;
 
 /// What the region before the operator computes, column by column.
@@ -61,7 +61,8 @@ impl Lowering<'_> {
         let calls = calls.into_iter().map(|call| call.lower(&input_schema, &physical)).collect::<Result<Vec<_>>>()?;
         let mut output = groups.output;
         output.extend((0..calls.len()).map(OutputColumn::Aggregate));
-        let schema = Arc::new(Schema::new(aggregate.schema.fields().clone()));
+        let fields = aggregate.schema.fields().iter().map(|field| without_event_time(field));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone() };
         let fingerprint = self.fingerprint(&aggregate);
         let node = Node {
