@@ -14,9 +14,13 @@ use crate::sql::wording::capitalised_down;
 
 /// The longest SQL text of a step.
 const SQL_BYTES_MAX: usize = 1 << 20;
-/// The most operators in one statement: each may be one level of nesting, and a chain that is much longer would not fit
-/// on a thread's stack.
-const OPERATORS_MAX: usize = 2_000;
+/// The longest chain of operators (`a OR b OR …`, joins, UNION ALL): each is one level of the parsed query, and more
+/// would not fit on the stack of a thread, neither now nor when rows are worked on.
+const CHAIN_MAX: usize = 150;
+/// The same for joins and UNION ALL, whose levels take more of the stack.
+const QUERIES_MAX: usize = 30;
+/// The most levels of parentheses, CASE and NOT.
+const NESTING_MAX: usize = 20;
 
 /// The one SELECT that the SQL is.
 pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<Statement, Box<Problem>> {
@@ -39,11 +43,16 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
     if !tokens.iter().any(|token| !matches!(token.token, Token::Whitespace(_) | Token::SemiColon)) {
         return Err(Box::new(problem("there is no SQL here".into()).hint("write one SELECT … FROM …")));
     }
-    let nests = |token: &&TokenWithSpan| is_operator(&token.token);
-    if let Some(token) = tokens.iter().filter(nests).nth(OPERATORS_MAX) {
-        let problem = problem(format!("a query with more than {OPERATORS_MAX} operators is refused"));
-        let hint = "use x IN (…) in place of x = … OR x = …, or split the query into steps";
+    if let Some(token) = Depth::too_long(&tokens) {
+        let problem = problem(format!(
+            "this chain is too long: at most {CHAIN_MAX} operators, or {QUERIES_MAX} joins and UNIONs, are planned"
+        ));
+        let hint = "use x IN (…) in place of x = … OR x = …, a table to join with, or several steps";
         return Err(at(problem.hint(hint), place_of(token)));
+    }
+    if let Some(token) = too_deep(&tokens) {
+        let problem = problem(format!("this query is nested too deeply: more than {NESTING_MAX} levels"));
+        return Err(at(problem.hint("split it into several steps"), place_of(token)));
     }
     // A semicolon at the end is what people are used to; a second statement is none.
     let significant = |token: &TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
@@ -92,6 +101,26 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
     }
 }
 
+/// The token that goes deeper than [`NESTING_MAX`]. (The parser has a limit of its own, but tries another reading of the
+/// text when it is reached, and then complains about something else.)
+fn too_deep(tokens: &[TokenWithSpan]) -> Option<&TokenWithSpan> {
+    let (mut depth, mut prefixes) = (0_usize, 0_usize);
+    tokens.iter().find(|token| {
+        match &token.token {
+            Token::Whitespace(_) => return false,
+            Token::LParen | Token::LBracket | Token::LBrace => depth += 1,
+            Token::RParen | Token::RBracket | Token::RBrace => depth = depth.saturating_sub(1),
+            Token::Word(word) if word.keyword == Keyword::CASE => depth += 1,
+            Token::Word(word) if word.keyword == Keyword::END => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        let prefix = matches!(token.token, Token::Plus | Token::Minus | Token::Tilde | Token::ExclamationMark)
+            || matches!(&token.token, Token::Word(word) if word.keyword == Keyword::NOT);
+        prefixes = if prefix { prefixes + 1 } else { 0 };
+        depth > NESTING_MAX || prefixes > NESTING_MAX
+    })
+}
+
 /// How a query may start.
 const QUERY_STARTS: &[&str] = &["SELECT", "WITH", "(", "FROM", "VALUES", "TABLE"];
 
@@ -99,15 +128,64 @@ fn place_of(token: &TokenWithSpan) -> (u64, u64) {
     (token.span.start.line, token.span.start.column)
 }
 
-fn is_operator(token: &Token) -> bool {
-    match token {
-        Token::Word(word) => {
-            matches!(word.keyword, Keyword::AND | Keyword::OR | Keyword::NOT | Keyword::UNION | Keyword::JOIN)
+/// How long the chains of operators are at one place, for each level of parentheses.
+#[derive(Default, Clone, Copy)]
+struct Depth {
+    /// Joins and set operations of this query.
+    queries: usize,
+    /// AND and OR of this expression.
+    conditions: usize,
+    /// Other operators since the last AND or OR.
+    operators: usize,
+    in_from: bool,
+}
+
+impl Depth {
+    /// The token at which a chain becomes too long.
+    fn too_long(tokens: &[TokenWithSpan]) -> Option<&TokenWithSpan> {
+        let (mut outer, mut here) = (Vec::<Self>::new(), Self::default());
+        tokens.iter().find(|token| {
+            match &token.token {
+                Token::LParen | Token::LBracket | Token::LBrace => {
+                    here.operators += usize::from(token.token == Token::LBracket);
+                    outer.push(here);
+                    here = Self::default();
+                }
+                Token::RParen | Token::RBracket | Token::RBrace => here = outer.pop().unwrap_or_default(),
+                other => here.take(other),
+            }
+            here.length() + outer.iter().map(Self::length).sum::<usize>() > CHAIN_MAX
+        })
+    }
+
+    fn length(&self) -> usize {
+        self.queries * (CHAIN_MAX / QUERIES_MAX) + self.conditions + self.operators
+    }
+
+    fn take(&mut self, token: &Token) {
+        match token {
+            Token::Word(word) => match word.keyword {
+                Keyword::AND | Keyword::OR => (self.conditions, self.operators) = (self.conditions + 1, 0),
+                Keyword::UNION | Keyword::EXCEPT | Keyword::INTERSECT | Keyword::JOIN => {
+                    *self = Self { queries: self.queries + 1, in_from: self.in_from, ..Self::default() };
+                }
+                Keyword::SELECT | Keyword::WHERE | Keyword::GROUP | Keyword::HAVING | Keyword::ORDER => {
+                    *self = Self { queries: self.queries, ..Self::default() };
+                }
+                Keyword::FROM => *self = Self { queries: self.queries, in_from: true, ..Self::default() },
+                Keyword::ON => (self.conditions, self.operators) = (0, 0),
+                Keyword::IS | Keyword::BETWEEN | Keyword::LIKE | Keyword::ILIKE | Keyword::IN => self.operators += 1,
+                Keyword::AT | Keyword::COLLATE | Keyword::NOT | Keyword::SIMILAR | Keyword::XOR => self.operators += 1,
+                Keyword::DIV | Keyword::REGEXP | Keyword::RLIKE | Keyword::OVERLAPS => self.operators += 1,
+                _ => {}
+            },
+            Token::Comma if self.in_from => self.queries += 1,
+            Token::Comma => (self.conditions, self.operators) = (0, 0),
+            Token::Number(..) | Token::SingleQuotedString(_) | Token::Whitespace(_) | Token::Period => {}
+            Token::SemiColon | Token::EOF | Token::DoubleQuotedString(_) => {}
+            // Every sign that is left is an operator, or as rare as one.
+            _ => self.operators += 1,
         }
-        Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod | Token::StringConcat => true,
-        Token::Eq | Token::Neq | Token::Lt | Token::Gt | Token::LtEq | Token::GtEq | Token::DoubleEq => true,
-        Token::DoubleColon | Token::Arrow | Token::LongArrow | Token::Caret | Token::Pipe | Token::Ampersand => true,
-        _ => false,
     }
 }
 
@@ -159,7 +237,8 @@ fn syntax_hint(message: &str, place: Option<(u64, u64)>, sql: &str) -> Option<St
     let here: String = last[cut..].chars().take_while(|c| is_word(*c)).collect();
     let text = before.join("\n") + "\n" + &last[..cut];
     let previous = text.trim_end().rsplit(|c| !is_word(c)).next().unwrap_or_default();
-    for word in [here.as_str(), previous] {
+    let is_keyword = |word: &str| matches!(Token::make_keyword(word), Token::Word(w) if w.keyword != Keyword::NoKeyword);
+    for word in [here.as_str(), previous].into_iter().filter(|word| !is_keyword(word)) {
         if let Some(near) = nearest(word, CLAUSES.iter().copied()).filter(|near| !near.eq_ignore_ascii_case(word)) {
             return (word.len() > 2).then(|| format!("did you mean `{near}` in place of `{word}`?"));
         }
@@ -170,9 +249,7 @@ fn syntax_hint(message: &str, place: Option<(u64, u64)>, sql: &str) -> Option<St
     if previous.eq_ignore_ascii_case("case") || upper.contains("CASE") && !upper.contains("END") {
         return Some("a CASE ends with END: CASE WHEN … THEN … ELSE … END".to_owned());
     }
-    let is_keyword = Token::make_keyword(&here);
-    let reserved = matches!(is_keyword, Token::Word(word) if word.keyword != Keyword::NoKeyword);
-    if reserved && message.contains("name") {
+    if is_keyword(&here) && message.contains("name") {
         return Some(format!("a name that is a word of SQL stands in double quotes: \"{here}\""));
     }
     None

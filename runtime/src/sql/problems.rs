@@ -67,7 +67,7 @@ impl Context<'_> {
         let mut found = problem(said.message);
         found.hint = said.hint;
         let span = diagnostic.and_then(|diagnostic| diagnostic.span);
-        let place = span.map(|span| (span.start.line, span.start.column)).or_else(|| self.place(said.place));
+        let place = self.place(said.place).or(span.map(|span| (span.start.line, span.start.column)));
         Some(match place {
             Some((line, column)) => found.at(Part::Text { line, column }),
             None => found,
@@ -108,6 +108,10 @@ impl Context<'_> {
             SchemaError::FieldNotFound { field, valid_fields } => {
                 let found = problem(format!("there is no column `{}`", field.flat_name()));
                 (self.near_columns(found, field, valid_fields, &aliases), self.column_place(field))
+            }
+            SchemaError::AmbiguousReference { field } if aliases.len() < 2 => {
+                let found = duplicate(problem(format!("the result has two columns named `{}`", field.name)));
+                (found, self.column_place(field))
             }
             SchemaError::AmbiguousReference { field } => {
                 let found = problem(format!("`{}` is ambiguous: several of those in FROM have it", field.name));

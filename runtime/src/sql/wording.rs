@@ -111,6 +111,10 @@ fn names(text: &str) -> Option<Said> {
         };
         return said(message, "write conditions with AND and OR", Place::Unknown);
     }
+    if let Some(data_type) = between(text, "Cannot access field at argument 1: type ", " is not Struct") {
+        let message = format!("only a struct or a map has fields; this is {}", sql_types(data_type));
+        return said(message, "list[1] takes the first item of a list", Place::Unknown);
+    }
     if text.starts_with("unnest() can only be applied") {
         return said("unnest takes a list".to_owned(), "", Place::Word("unnest".into()));
     }
@@ -152,7 +156,7 @@ fn wrong_arguments(call: &str, text: &str) -> Said {
     let candidates: Vec<String> =
         candidates.lines().map(str::trim).filter(|line| !line.is_empty()).take(5).map(sql_types).collect();
     let hint = (!candidates.is_empty()).then(|| format!("it is called so: {}", candidates.join(" or ")));
-    Said { message, hint, place: Place::Word(name.to_owned()) }
+    Said { message, hint, place: Place::Unknown }
 }
 
 /// `text` with SQL's names in the place of Arrow's.
@@ -178,6 +182,7 @@ pub(crate) fn sql_types(text: &str) -> String {
         ("Binary", "bytea"),
         ("Decimal128", "decimal"),
         ("Interval(MonthDayNano)", "interval"),
+        ("Timestamp(ns, \"+00:00\")", "timestamptz"),
         ("Timestamp(ns)", "timestamp"),
         ("Timestamp(Nanosecond, None)", "timestamp"),
         ("Timestamp(µs)", "timestamp(6)"),
