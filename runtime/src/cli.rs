@@ -183,7 +183,8 @@ pub fn main() -> ExitCode {
 fn start_log(format: LogFormat, demo: bool, secrets: &SharedSecrets) {
     // The demo tells itself what becomes of a change; its broker complains about every client that leaves.
     const DEMO: &str = "warn,rumqttd=off,millstream::daemon=off,millstream::daemon::supervisor=warn,\
-                        millstream::daemon::api=warn,millstream::daemon::watch=warn";
+                        millstream::daemon::api=warn,millstream::daemon::watch=warn,\
+                        millstream::engine::dead_letter=error";
     let default = if demo { DEMO } else { "info,rumqttd=warn,librdkafka=warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(secrets.clone()).with_target(false);
@@ -277,6 +278,8 @@ async fn problems_of(files: &[PathBuf], profile: Option<String>) -> Result<Vec<L
         let mut further: Vec<_> = clashes.iter().filter(|(i, _)| *i == index).map(|(_, p)| p.clone()).collect();
         if let Some(spec) = &loaded.spec {
             further.extend(Plan::build(&loaded.file, spec, &environment).await.1);
+        } else if let Some(draft) = &loaded.draft {
+            further.extend(Plan::judge(&loaded.file, draft, &environment).await);
         }
         problems.extend(loaded.located(&further));
     }

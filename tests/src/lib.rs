@@ -9,6 +9,8 @@
 //!
 //! Nothing here is skipped where a service is missing: the test fails with a text that says what to install.
 
+#![allow(clippy::disallowed_methods, reason = "a test may wait in a thread of its own")]
+
 pub mod collector;
 pub mod daemon;
 pub mod load;

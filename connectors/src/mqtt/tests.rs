@@ -1,6 +1,7 @@
 //! Tests of the MQTT source and sink, with a real Mosquitto, and with a broker of a few bytes where Mosquitto cannot be
 //! made to misbehave.
 
+#[expect(clippy::disallowed_methods, reason = "a test may wait in a thread of its own")]
 #[path = "../../tests/support/mosquitto.rs"]
 mod mosquitto;
 

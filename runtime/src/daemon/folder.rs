@@ -107,7 +107,12 @@ impl Folder {
             change,
         };
         let Some(spec) = loaded.spec.as_ref().filter(|_| further.is_empty()) else {
-            return candidate(loaded.located(&further), Change::Broken);
+            let more = match (&loaded.spec, &loaded.draft) {
+                (Some(spec), _) => Plan::build(&file, spec, &self.environment).await.1,
+                (None, Some(draft)) => Plan::judge(&file, draft, &self.environment).await,
+                (None, None) => Vec::new(),
+            };
+            return candidate(loaded.located(&[further, more].concat()), Change::Broken);
         };
         if known.get(&name) == Some(&hash) {
             return candidate(loaded.located(&[]), Change::None);

@@ -219,8 +219,10 @@ impl Daemon {
             return ExitCode::FAILURE;
         }
         let first = self.look().await.finish().await;
-        if self.options.bounded && !first.problems_are_harmless() {
+        if self.options.bounded {
             eprint!("{}", render::human(&first.problems, false));
+        }
+        if self.options.bounded && !first.problems_are_harmless() {
             return ExitCode::FAILURE;
         }
         let mut watcher = (!self.options.bounded)
@@ -283,7 +285,8 @@ impl Daemon {
             self.apply(candidate, &mut changes);
         }
         let mut problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        if !changes.report.problems.is_empty() && *problems != changes.report.problems {
+        // A bounded run that cannot start says so itself.
+        if !self.options.bounded && !changes.report.problems.is_empty() && *problems != changes.report.problems {
             tracing::warn!("mistakes in the files:\n{}", render::human(&changes.report.problems, false));
         }
         problems.clone_from(&changes.report.problems);

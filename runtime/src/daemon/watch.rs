@@ -107,6 +107,7 @@ pub(crate) fn signals(events: mpsc::Sender<Event>) -> std::io::Result<()> {
             };
             if stop && stopping {
                 tracing::warn!("stopped at once; the next start goes on from the last snapshot");
+                #[expect(clippy::disallowed_methods, reason = "this is what was asked for")]
                 std::process::exit(130);
             }
             stopping |= stop;

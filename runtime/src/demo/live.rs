@@ -33,20 +33,32 @@ pub(super) struct Row {
     pub(super) text: String,
 }
 
-/// The `sse` sinks of all pipelines in `folder` that can be read: `pipeline/sink`, and the path on the listener.
-pub(super) fn sinks(folder: &PathBuf, options: &LoadOptions) -> Vec<(String, String)> {
+/// The `sse` sinks of the pipelines in a folder.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Found {
+    /// `pipeline/sink`, and the path on the listener.
+    pub(super) sinks: Vec<(String, String)>,
+    /// Pipelines whose files have mistakes, so that nobody knows their sinks.
+    pub(super) broken: Vec<String>,
+}
+
+/// Looks for the `sse` sinks of all pipelines in `folder`.
+pub(super) fn sinks(folder: &PathBuf, options: &LoadOptions) -> Found {
     let (files, _) = find(std::slice::from_ref(folder));
-    let mut sinks = Vec::new();
+    let mut found = Found::default();
     for loaded in files.iter().map(|file| load(file, options)) {
-        let Some(spec) = &loaded.spec else { continue };
+        let Some(spec) = &loaded.spec else {
+            found.broken.push(loaded.name());
+            continue;
+        };
         for (name, sink) in &spec.sinks {
             if let SinkConfig::Sse(config) = &sink.connector {
                 let path = config.path.clone().unwrap_or_else(|| format!("/live/{}/{name}", loaded.name()));
-                sinks.push((format!("{}/{name}", loaded.name()), path));
+                found.sinks.push((format!("{}/{name}", loaded.name()), path));
             }
         }
     }
-    sinks
+    found
 }
 
 /// Follows sinks; what is no longer among them is let go.
@@ -61,9 +73,13 @@ impl Taps {
         Self { routes, rows, followed: HashMap::new() }
     }
 
-    /// Follows exactly these.
-    pub(super) fn follow(&mut self, sinks: Vec<(String, String)>) {
-        self.followed.retain(|followed, _| sinks.contains(followed));
+    /// Follows exactly these; of a pipeline whose file has mistakes, those that were followed before.
+    pub(super) fn follow(&mut self, found: Found) {
+        let Found { sinks, broken } = found;
+        self.followed.retain(|followed, _| {
+            let pipeline = followed.0.split('/').next().unwrap_or_default();
+            sinks.contains(followed) || broken.iter().any(|name| name == pipeline)
+        });
         for sink in sinks {
             let (routes, rows) = (self.routes.clone(), self.rows.clone());
             self.followed.entry(sink).or_insert_with_key(|(name, path)| {
@@ -168,6 +184,7 @@ mod tests {
         std::fs::write(folder.path().join("broken.yaml"), "sinks: [").unwrap();
         let found = sinks(&folder.path().to_owned(), &LoadOptions::default());
         let pair = |name: &str, path: &str| (name.to_owned(), path.to_owned());
-        assert_eq!(found, [pair("p/live", "/live/p/live"), pair("p/other", "/b")]);
+        assert_eq!(found.sinks, [pair("p/live", "/live/p/live"), pair("p/other", "/b")]);
+        assert_eq!(found.broken, ["broken"]);
     }
 }

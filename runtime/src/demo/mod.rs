@@ -45,7 +45,7 @@ pub(crate) async fn run(arguments: DemoArguments, secrets: SharedSecrets) -> Exi
     let options = Options {
         paths: vec![arguments.pipelines.clone()],
         load: load.clone(),
-        data_dir,
+        data_dir: data_dir.clone(),
         listen: Some(arguments.listen.clone()),
         bounded: false,
         state_change: StateChange::Discard,
@@ -58,7 +58,7 @@ pub(crate) async fn run(arguments: DemoArguments, secrets: SharedSecrets) -> Exi
         Err(error) => return fail(&error.to_string()),
     };
     let address = daemon.address().map_or(arguments.listen, |address| address.to_string());
-    let welcome = Welcome { address, broker, pipelines: arguments.pipelines };
+    let welcome = Welcome { address, broker, pipelines: arguments.pipelines, data_dir };
     let screen = Screen::new(welcome, load, daemon.shared(), daemon.observe());
     let screen = AbortOnDropHandle::new(tokio::spawn(screen.run()));
     let stopper = daemon.stopper();

@@ -6,7 +6,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use millstream_connectors::config::SinkConfig;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
+use unicode_width::UnicodeWidthStr;
 
 use super::broker::Broker;
 use super::live::{ROWS_WAITING_MAX, Row, Taps, sinks};
@@ -20,8 +23,9 @@ use crate::spec::{LoadOptions, Located, render};
 const GATHER: Duration = Duration::from_millis(80);
 /// Of rows that come together so many are shown; the page shows them all.
 const ROWS_SHOWN_MAX: usize = 15;
-/// How often the dead letters are counted.
-const LETTERS_EVERY: Duration = Duration::from_secs(15);
+/// How often the dead letters are counted, and how often, at most, they are spoken of.
+const LETTERS_EVERY: Duration = Duration::from_secs(5);
+const LETTERS_SAID_EVERY: Duration = Duration::from_secs(60);
 /// The pipeline that newcomers are sent to, where it is there.
 const SHIPPED: &str = "cold-chain";
 
@@ -30,6 +34,7 @@ pub(super) struct Welcome {
     pub(super) address: String,
     pub(super) broker: Broker,
     pub(super) pipelines: PathBuf,
+    pub(super) data_dir: PathBuf,
 }
 
 /// The screen.
@@ -45,7 +50,7 @@ pub(super) struct Screen {
     last_sink: Option<Arc<str>>,
     /// The mistakes that were shown last.
     problems: Vec<Located>,
-    letters: BTreeMap<String, u64>,
+    letters: BTreeMap<String, (u64, Instant)>,
     colours: bool,
     style: &'static Style,
 }
@@ -86,7 +91,7 @@ impl Screen {
         let Some(first) = self.reports.recv().await else { return };
         self.say(&self.welcome_text());
         self.look(first, true);
-        let mut letters = tokio::time::interval(LETTERS_EVERY);
+        let mut letters = tokio::time::interval_at(Instant::now() + LETTERS_EVERY, LETTERS_EVERY);
         loop {
             tokio::select! {
                 report = self.reports.recv() => match report {
@@ -102,25 +107,27 @@ impl Screen {
         }
     }
 
-    /// Prints text that is no row.
+    /// Prints text that is no row, as a paragraph.
     fn say(&mut self, text: &str) {
-        print(text);
-        self.last_sink = None;
+        let before = if self.last_sink.take().is_some() { "\n" } else { "" };
+        print(&format!("{before}{}\n\n", text.trim_end()));
     }
 
     fn welcome_text(&self) -> String {
         let Style { bold, dim, cyan, off, .. } = *self.style;
-        let Welcome { address, broker, pipelines } = &self.welcome;
+        let Welcome { address, broker, pipelines, .. } = &self.welcome;
         let folder = pipelines.display();
         let mut text =
             format!("\n{bold}Millstream demo{off}: all of it in this one process, nothing else is needed.\n\n");
         let mut line = |what: &str, says: String| text.push_str(&format!("  {dim}{what:<9}{off} {says}\n"));
         let moved = if broker.moved { " (the port that was asked for is taken)" } else { "" };
         line("MQTT", format!("an embedded broker at {cyan}{}{off}{moved}", broker.url()));
-        for (name, description) in self.descriptions() {
-            line("pipeline", format!("{bold}{name}{off}  {description}"));
+        let described = self.descriptions();
+        let width = described.iter().map(|(name, _)| name.width()).max().unwrap_or(0);
+        for (name, description) in described {
+            line("pipeline", format!("{bold}{name:<width$}{off}  {description}"));
         }
-        for (_, path) in sinks(pipelines, &self.load).iter().take(3) {
+        for (_, path) in sinks(pipelines, &self.load).sinks.iter().take(3) {
             line("watch", format!("{cyan}http://{address}{path}{off}  in a browser, or with curl -N"));
         }
         line("look", format!("{cyan}http://{address}/v1/pipelines{off} and {cyan}/metrics{off}"));
@@ -128,7 +135,7 @@ impl Screen {
         let file = if shipped.is_file() { shipped.display().to_string() } else { format!("{folder}/*.yaml") };
         text.push_str(&format!(
             "\n{bold}Now edit {file}{off}: save it, and the change is live within a second, without losing a row.\n\
-             Break it, and what runs goes on: the mistake is shown here. Ctrl-C stops the demo.\n\n"
+             Break it, and what runs goes on: the mistake is shown here. Ctrl-C stops the demo.\n"
         ));
         text
     }
@@ -175,8 +182,7 @@ impl Screen {
             self.problems = report.problems;
         }
         if !text.is_empty() {
-            let before = if self.last_sink.is_some() { "\n" } else { "" };
-            self.say(&format!("{before}{text}\n"));
+            self.say(&text);
         }
         self.taps.follow(sinks(&self.welcome.pipelines, &self.load));
     }
@@ -192,7 +198,8 @@ impl Screen {
         let Style { bold, dim, off, .. } = *self.style;
         for (sink, rows) in waiting {
             let fresh = self.last_sink.as_ref() != Some(&sink);
-            let mut text = if fresh { format!("{bold}{sink}{off}\n") } else { String::new() };
+            let before = if fresh && self.last_sink.is_some() { "\n" } else { "" };
+            let mut text = if fresh { format!("{before}{bold}{sink}{off}\n") } else { String::new() };
             let more = rows.len().saturating_sub(ROWS_SHOWN_MAX);
             let shown = rows.get(more..).unwrap_or_default();
             text.push_str(&self.tables.entry(sink.clone()).or_default().lines(shown, fresh, self.style));
@@ -210,19 +217,36 @@ impl Screen {
         let counted: Vec<(String, u64)> =
             pipelines.iter().map(|(name, p)| (name.clone(), p.supervisor.metrics.dead_letters())).collect();
         drop(pipelines);
-        let Style { yellow, off, .. } = *self.style;
+        let now = Instant::now();
         let mut text = String::new();
         for (name, count) in counted {
-            let before = self.letters.insert(name.clone(), count).unwrap_or(0);
-            if count > before {
-                let rows = if count == 1 { "row" } else { "rows" };
+            let said = self.letters.get(&name);
+            let news = said.map_or(count > 0, |(before, at)| count > *before && now - *at >= LETTERS_SAID_EVERY);
+            if news {
+                let Style { yellow, off, .. } = *self.style;
+                let (rows, place) = (if count == 1 { "row" } else { "rows" }, self.dead_letter_of(&name));
                 text.push_str(&format!(
-                    "{yellow}✉{off} {name}: {count} {rows} so far that cannot be used, each with its reason in the dead letter\n"
+                    "{yellow}✉{off} {name}: {count} {rows} so far could not be used. Nothing is thrown away: see {place}\n"
                 ));
+                self.letters.insert(name, (count, now));
             }
         }
         if !text.is_empty() {
             self.say(&text);
+        }
+    }
+
+    /// Where a pipeline's dead letters are.
+    fn dead_letter_of(&self, pipeline: &str) -> String {
+        let file =
+            self.shared.pipelines.lock().unwrap_or_else(PoisonError::into_inner).get(pipeline).map(|p| p.file.clone());
+        let spec = file.as_ref().and_then(|file| crate::spec::load(file, &self.load).spec);
+        match (file, spec.and_then(|spec| spec.dead_letter).map(|letters| letters.connector)) {
+            (Some(file), Some(SinkConfig::File(config))) => {
+                file.with_file_name("").join(config.path).display().to_string()
+            }
+            (_, Some(_)) => "its dead letter".to_owned(),
+            (_, None) => self.welcome.data_dir.join(pipeline).join("dead-letter.jsonl").display().to_string(),
         }
     }
 }

@@ -67,9 +67,12 @@ impl Table {
             self.columns = names(first).into_iter().map(column).collect();
             header = true;
         }
+        let before = self.width();
         for row in &rows {
             self.measure(row);
         }
+        // Below a header that has become too narrow nobody finds the columns.
+        header |= self.width() > before;
         let mut text = String::new();
         if header {
             self.rows_since_header = 0;
@@ -82,6 +85,10 @@ impl Table {
             let _ = writeln!(text, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
         }
         text
+    }
+
+    fn width(&self) -> usize {
+        self.columns.iter().map(|column| column.width).sum()
     }
 
     fn measure(&mut self, row: &[(String, Value)]) {

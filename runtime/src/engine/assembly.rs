@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::chain::{Chain, LateRoute, Link, Target};
 use crate::engine::channel::{Bounds, Gauge, channel};
+use crate::engine::connect::Connectors;
 use crate::engine::coordinator::TaskEvent;
 use crate::engine::dead_letter::DeadLetters;
 use crate::engine::error::RunError;
@@ -37,6 +38,7 @@ const SMALL_BATCH_SHARE: usize = 4;
 /// Everything that the tasks of one run share while they are made.
 pub(crate) struct Assembly<'a> {
     plan: &'a Plan,
+    connectors: &'a dyn Connectors,
     snapshot: &'a Snapshot,
     metrics: &'a Arc<PipelineMetrics>,
     dead_letters: DeadLetters,
@@ -96,7 +98,7 @@ fn stages(plan: &Plan) -> (Vec<usize>, Vec<Stage>) {
 /// The tasks of a run, made and not yet spawned.
 pub(crate) struct Tasks {
     pub(crate) sources: Vec<SourceTask>,
-    pub(crate) stages: Vec<(usize, Gate, Chain, mpsc::Sender<TaskEvent>)>,
+    pub(crate) stages: Vec<(usize, String, Gate, Chain, mpsc::Sender<TaskEvent>)>,
     pub(crate) sinks: Vec<SinkTask>,
     pub(crate) source_controls: BTreeMap<String, mpsc::Sender<SourceControl>>,
     pub(crate) sink_controls: Vec<mpsc::Sender<SinkControl>>,
@@ -113,6 +115,7 @@ impl<'a> Assembly<'a> {
     /// An assembly without tasks yet.
     pub(crate) fn new(
         plan: &'a Plan,
+        connectors: &'a dyn Connectors,
         snapshot: &'a Snapshot,
         metrics: &'a Arc<PipelineMetrics>,
         dead_letters: DeadLetters,
@@ -123,6 +126,7 @@ impl<'a> Assembly<'a> {
         let bytes = usize::try_from(limits.queue_bytes_max.0).unwrap_or(usize::MAX);
         Self {
             plan,
+            connectors,
             snapshot,
             metrics,
             dead_letters,
@@ -159,7 +163,10 @@ impl<'a> Assembly<'a> {
                     }
                     None => {
                         let inputs = self.stage_inputs.remove(&(stage, shard)).unwrap_or_default();
-                        tasks.stages.push((task, Gate::new(inputs), chain, self.events.clone()));
+                        let (name, watermark) = self.stage_watermark(stage);
+                        let mut gate = Gate::new(inputs);
+                        watermark.into_iter().for_each(|watermark| gate.restore(watermark));
+                        tasks.stages.push((task, name, gate, chain, self.events.clone()));
                     }
                 }
             }
@@ -171,7 +178,8 @@ impl<'a> Assembly<'a> {
             tasks.sinks.push(SinkTask {
                 task: number,
                 name: plan.name.clone(),
-                sink: plan.build().map_err(|error| RunError::connector(format!("sink {}", plan.name), &error))?,
+                sink: (self.connectors.sink(plan))
+                    .map_err(|error| RunError::connector(format!("sink {}", plan.name), &error))?,
                 restored: self.snapshot.sinks.get(&plan.name).cloned(),
                 gate: Gate::new(inputs),
                 control: controls,
@@ -182,6 +190,29 @@ impl<'a> Assembly<'a> {
             number += 1;
         }
         Ok(tasks)
+    }
+
+    /// The name of a stage, and the watermark that it had in the snapshot, where all its sources go on from there.
+    fn stage_watermark(&self, stage: usize) -> (String, Option<i64>) {
+        let graph = &self.plan.graph;
+        let first = self.stages[stage].nodes[0];
+        let mut waiting = vec![first];
+        let mut goes_on = true;
+        while let Some(id) = waiting.pop() {
+            let node = &graph.nodes[id];
+            waiting.extend(&node.inputs);
+            if let NodeKind::Source(source) = node.kind {
+                goes_on &= self.restored(&self.plan.sources[source]).is_some();
+            }
+        }
+        let name = graph.nodes[first].name.clone();
+        let watermark = self.snapshot.watermarks.get(&name).copied().filter(|_| goes_on);
+        (name, watermark)
+    }
+
+    /// What the snapshot has of a source. Positions of another connector mean nothing.
+    fn restored(&self, plan: &SourcePlan) -> Option<&SourceState> {
+        self.snapshot.sources.get(&plan.name).filter(|state| state.connector == plan.connector)
     }
 
     fn source(
@@ -199,13 +230,13 @@ impl<'a> Assembly<'a> {
                 batch_rows_max: plan.context.batch_rows_max,
                 batch_bytes_max: plan.context.batch_bytes_max,
             }),
-            None => match plan.build().map_err(failed)? {
+            None => match self.connectors.source(plan).map_err(failed)? {
                 BuiltSource::Replayable(source) => source,
                 BuiltSource::Push(_) => return Err(RunError::fatal(&plan.name, "the source has no ingest log")),
             },
         };
-        let restored = self.snapshot.sources.get(&plan.name).filter(|state| state.connector == plan.connector);
-        let state = restored
+        let state = self
+            .restored(plan)
             .cloned()
             .unwrap_or_else(|| SourceState { connector: plan.connector.clone(), ..SourceState::default() });
         let clock = plan

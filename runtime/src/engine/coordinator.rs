@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::dead_letter::DeadLetters;
+use crate::engine::dead_letter::{self, DeadLetters};
 use crate::engine::element::Epoch;
 use crate::engine::error::{Closed, RunError};
 use crate::engine::sink_task::SinkControl;
@@ -23,6 +23,8 @@ use crate::metrics::{PipelineMetrics, SourceMetrics};
 pub(crate) struct Part {
     /// Operators' states, by node.
     pub(crate) states: Vec<(String, RecordBatch)>,
+    /// The stage's name and the watermark of its gate.
+    pub(crate) watermark: Option<(String, i64)>,
     /// The source's name and state.
     pub(crate) source: Option<(String, SourceState)>,
     /// The sink's name and state.
@@ -88,7 +90,7 @@ impl Coordinator {
             // The very first snapshot at once: it says where sources begin and how much sinks had, before any row.
             self.epoch(&mut ended, false).await?;
             if self.tasks.is_empty() {
-                return self.finished(ended).await;
+                return self.finish(ended).await;
             }
         }
         loop {
@@ -96,7 +98,7 @@ impl Coordinator {
                 biased;
                 () = self.stop.cancelled() => {
                     self.epoch(&mut ended, true).await?;
-                    return Ok(if self.tasks.is_empty() { Outcome::Finished } else { Outcome::Stopped });
+                    return if self.tasks.is_empty() { self.finish(ended).await } else { Ok(Outcome::Stopped) };
                 }
                 event = self.events.recv() => match event {
                     None => return Err(RunError::retry("checkpoint", "the tasks are gone")),
@@ -105,7 +107,7 @@ impl Coordinator {
                         self.tasks.remove(&task);
                         ended.push(part);
                         if self.tasks.is_empty() {
-                            return self.finished(ended).await;
+                            return self.finish(ended).await;
                         }
                     }
                 },
@@ -113,7 +115,7 @@ impl Coordinator {
                     if self.metrics.progress.swap(false, Ordering::Relaxed) {
                         self.epoch(&mut ended, false).await?;
                         if self.tasks.is_empty() {
-                            return self.finished(ended).await;
+                            return self.finish(ended).await;
                         }
                     }
                     next = Instant::now() + self.interval;
@@ -122,9 +124,11 @@ impl Coordinator {
         }
     }
 
-    /// All inputs are at their end: what the last tasks handed over makes the last snapshot.
-    async fn finished(mut self, ended: Vec<Part>) -> Result<Outcome, RunError> {
-        self.publish(self.last.epoch + 1, ended).await?;
+    /// All tasks have ended; what they handed over last is published, if it has not been.
+    async fn finish(&mut self, ended: Vec<Part>) -> Result<Outcome, RunError> {
+        if !ended.is_empty() {
+            self.publish(self.last.epoch + 1, ended).await?;
+        }
         Ok(Outcome::Finished)
     }
 
@@ -137,19 +141,20 @@ impl Coordinator {
             control.send(SourceControl::Barrier { epoch, last }).await.ok();
         }
         let gathered = tokio::time::timeout(self.timeout, self.gather(epoch, ended)).await;
-        let parts = gathered.map_err(|_| {
+        let (parts, after) = gathered.map_err(|_| {
             RunError::retry("checkpoint", format!("epoch {epoch} was not complete after {:?}", self.timeout))
         })??;
-        let all = std::mem::take(ended).into_iter().chain(parts).collect();
+        let all = std::mem::replace(ended, after).into_iter().chain(parts).collect();
         self.publish(epoch, all).await?;
         self.metrics.epoch_seconds.observe(started.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// Waits until every task has handed over its part of `epoch`, or has ended.
-    async fn gather(&mut self, epoch: Epoch, ended: &mut Vec<Part>) -> Result<Vec<Part>, RunError> {
+    /// Waits until every task has handed over its part of `epoch`, or has ended before. The second result is what those
+    /// handed over at their end that ended after the barrier: it belongs to the next epoch.
+    async fn gather(&mut self, epoch: Epoch, ended: &mut Vec<Part>) -> Result<(Vec<Part>, Vec<Part>), RunError> {
         let mut missing = self.tasks.clone();
-        let mut parts = Vec::new();
+        let (mut parts, mut after) = (Vec::new(), Vec::new());
         while !missing.is_empty() {
             match self.events.recv().await {
                 Some(TaskEvent::Acked { task, epoch: acked, part }) if acked == epoch => {
@@ -158,33 +163,35 @@ impl Coordinator {
                 }
                 Some(TaskEvent::Acked { .. }) => {}
                 Some(TaskEvent::Finished { task, part }) => {
-                    missing.remove(&task);
                     self.tasks.remove(&task);
-                    ended.push(part);
+                    if missing.remove(&task) { ended.push(part) } else { after.push(part) }
                 }
                 None => return Err(RunError::retry("checkpoint", "a task ended in the middle of an epoch")),
             }
         }
-        Ok(parts)
+        Ok((parts, after))
     }
 
     /// Makes the epoch durable, then lets sources commit and sinks publish.
     async fn publish(&mut self, epoch: Epoch, parts: Vec<Part>) -> Result<(), RunError> {
         // All letters of the epoch were sent before its parts were.
         let gone = |Closed| RunError::retry("dead letter", "its task ended in the middle of an epoch");
-        self.dead_letters.flush().await.map_err(gone)?;
+        let letters = self.dead_letters.flush().await.map_err(gone)?;
         let mut snapshot = Snapshot {
             epoch,
             sources: self.last.sources.clone(),
             sinks: self.last.sinks.clone(),
             fingerprints: self.fingerprints.clone(),
             states: Vec::new(),
+            watermarks: self.last.watermarks.clone(),
         };
         for part in parts {
             snapshot.sources.extend(part.source);
             snapshot.sinks.extend(part.sink);
             snapshot.states.extend(part.states);
+            snapshot.watermarks.extend(part.watermark);
         }
+        snapshot.sinks.extend(letters.map(|state| (dead_letter::NAME.to_owned(), state)));
         let (store, written) = (self.store.clone(), snapshot);
         let written = tokio::task::spawn_blocking(move || store.write(&written).map(|()| written)).await;
         let mut snapshot = written

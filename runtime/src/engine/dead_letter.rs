@@ -16,6 +16,8 @@ use crate::metrics::PipelineMetrics;
 
 /// The most letters waiting; a full box stops its senders.
 pub(crate) const LETTERS_WAITING_MAX: usize = 1024;
+/// The name of its sink in snapshots; no sink of a pipeline may have it.
+pub(crate) const NAME: &str = "dead_letter";
 /// The most letters written at once.
 const LETTERS_PER_WRITE: usize = 512;
 
@@ -56,8 +58,8 @@ pub(crate) fn as_json(rows: &RecordBatch) -> String {
 pub(crate) enum Request {
     /// Write this.
     Letter(Letter),
-    /// Make everything before this durable.
-    Flush(oneshot::Sender<()>),
+    /// Make everything before this durable; the answer is what the sink needs to go on from here.
+    Flush(oneshot::Sender<Option<Vec<u8>>>),
     /// The epoch of the last flush is complete.
     Committed,
 }
@@ -82,8 +84,8 @@ impl DeadLetters {
         self.sender.send(Request::Letter(letter)).await.map_err(|_| Closed)
     }
 
-    /// Resolves when all letters sent so far are durable.
-    pub(crate) async fn flush(&self) -> Result<(), Closed> {
+    /// Resolves when all letters sent so far are durable, with what the sink needs to go on from here.
+    pub(crate) async fn flush(&self) -> Result<Option<Vec<u8>>, Closed> {
         let (done, wait) = oneshot::channel();
         self.sender.send(Request::Flush(done)).await.map_err(|_| Closed)?;
         wait.await.map_err(|_| Closed)
@@ -187,7 +189,7 @@ pub(crate) async fn run(
             let flushed = sink.flush().await.map_err(|error| failed(&error))?;
             report(&pipeline, &flushed.rejected);
             // The coordinator may have gone, which ends this task too.
-            if done.send(()).is_err() {
+            if done.send(flushed.state).is_err() {
                 return Ok(());
             }
         }

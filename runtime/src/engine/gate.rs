@@ -55,6 +55,18 @@ impl Gate {
         Self { edges: edges.collect(), turn: 0, watermark: i64::MIN, idle: false, pending: None }
     }
 
+    /// Goes on from the watermark of a former run: it never goes back, also where an input that had ended or was idle
+    /// has a lower one of its own.
+    pub(crate) fn restore(&mut self, watermark: i64) {
+        self.watermark = watermark;
+        self.pending = Some(Event::Watermark(Watermark::At(watermark)));
+    }
+
+    /// How far event time has come on all inputs; `None` before all have said it.
+    pub(crate) fn watermark(&self) -> Option<i64> {
+        (self.watermark > i64::MIN).then_some(self.watermark)
+    }
+
     /// The next event. Safe to cancel.
     pub(crate) async fn next(&mut self) -> Event {
         std::future::poll_fn(|context| self.poll_next(context)).await

@@ -9,6 +9,7 @@
 pub(crate) mod assembly;
 pub(crate) mod chain;
 pub(crate) mod channel;
+pub(crate) mod connect;
 pub(crate) mod coordinator;
 pub(crate) mod dead_letter;
 pub(crate) mod element;
@@ -25,3 +26,5 @@ pub(crate) mod snapshot;
 pub(crate) mod source_task;
 pub(crate) mod stage_task;
 pub(crate) mod table_task;
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::assembly::{Assembly, Tasks};
 use crate::engine::channel::Gauge;
+use crate::engine::connect::{Connectors, Planned};
 use crate::engine::coordinator::{Coordinator, Outcome};
 use crate::engine::dead_letter::{self, DeadLetters};
 use crate::engine::error::{Interrupt, RunError};
@@ -44,6 +45,16 @@ pub(crate) async fn start(
     ingestors: &mut Ingestors,
     metrics: &Arc<PipelineMetrics>,
 ) -> Result<Running, RunError> {
+    start_with(plan, &Planned, ingestors, metrics).await
+}
+
+/// Starts `plan` with the connectors that `connectors` builds.
+pub(crate) async fn start_with(
+    plan: &Plan,
+    connectors: &dyn Connectors,
+    ingestors: &mut Ingestors,
+    metrics: &Arc<PipelineMetrics>,
+) -> Result<Running, RunError> {
     let store =
         Arc::new(SnapshotStore::open(&plan.data_dir.join("checkpoints")).map_err(|error| {
             RunError::retry("checkpoint", format!("cannot open {}: {error}", plan.data_dir.display()))
@@ -53,11 +64,11 @@ pub(crate) async fn start(
     start_ingestors(plan, ingestors).await?;
     let (events, events_out) = mpsc::channel(EVENTS_WAITING_MAX);
     let (dead_letters, letters) = DeadLetters::create(metrics.clone());
-    let mut assembly = Assembly::new(plan, &snapshot, metrics, dead_letters.clone(), events);
+    let mut assembly = Assembly::new(plan, connectors, &snapshot, metrics, dead_letters.clone(), events);
     let mut tasks = assembly.tasks(ingestors).await?;
     let gauges = std::mem::take(&mut assembly.gauges);
     drop(assembly);
-    let sink = plan.dead_letter.build().map_err(|error| RunError::connector("dead letter", &error))?;
+    let sink = connectors.dead_letter(&plan.dead_letter).map_err(|error| RunError::connector("dead letter", &error))?;
     let stop = CancellationToken::new();
     let coordinator = Coordinator {
         pipeline: plan.name.clone(),
@@ -75,7 +86,7 @@ pub(crate) async fn start(
         fingerprints: plan.fingerprints(),
     };
     // From here on everything is spawned; nothing below can fail.
-    let restored = snapshot.sinks.get("dead_letter").cloned();
+    let restored = snapshot.sinks.get(dead_letter::NAME).cloned();
     let letters = AbortOnDropHandle::new(tokio::spawn(dead_letter::run(plan.name.clone(), sink, restored, letters)));
     let set = spawn(tasks);
     let background = background(plan, ingestors, gauges, metrics);
@@ -98,8 +109,8 @@ fn spawn(tasks: Tasks) -> JoinSet<Result<(), Interrupt>> {
     for task in tasks.sinks {
         set.spawn(task.run());
     }
-    for (task, gate, chain, events) in tasks.stages {
-        set.spawn(stage_task::run(task, gate, chain, events));
+    for (task, name, gate, chain, events) in tasks.stages {
+        set.spawn(stage_task::run(task, name, gate, chain, events));
     }
     for task in tasks.sources {
         set.spawn(task.run());

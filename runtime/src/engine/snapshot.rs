@@ -34,6 +34,8 @@ pub(crate) struct Snapshot {
     pub(crate) sinks: BTreeMap<String, Vec<u8>>,
     /// By node: what its state depends on.
     pub(crate) fingerprints: BTreeMap<String, String>,
+    /// By stage (the name of its first node): how far event time had come on all its inputs.
+    pub(crate) watermarks: BTreeMap<String, i64>,
     /// By node, several where it has several shards.
     pub(crate) states: Vec<(String, RecordBatch)>,
 }
@@ -46,6 +48,8 @@ struct Manifest {
     /// Base64.
     sinks: BTreeMap<String, String>,
     fingerprints: BTreeMap<String, String>,
+    #[serde(default)]
+    watermarks: BTreeMap<String, i64>,
     streams: Vec<Stream>,
 }
 
@@ -99,6 +103,7 @@ impl SnapshotStore {
             sources: snapshot.sources.clone(),
             sinks: snapshot.sinks.iter().map(|(name, state)| (name.clone(), base64.encode(state))).collect(),
             fingerprints: snapshot.fingerprints.clone(),
+            watermarks: snapshot.watermarks.clone(),
             streams,
         };
         let temporary = self.path(snapshot.epoch, "tmp");
@@ -194,6 +199,7 @@ impl SnapshotStore {
             sources: manifest.sources,
             sinks: sinks.collect::<io::Result<_>>()?,
             fingerprints: manifest.fingerprints,
+            watermarks: manifest.watermarks,
             states,
         })
     }

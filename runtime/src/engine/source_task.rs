@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::engine::chain::Chain;
 use crate::engine::coordinator::{Part, TaskEvent};
 use crate::engine::dead_letter::Letter;
-use crate::engine::element::{Element, Epoch};
+use crate::engine::element::{Element, Epoch, Watermark};
 use crate::engine::error::{Interrupt, RunError};
 use crate::engine::event_time::{ClockState, EventClock};
 use crate::engine::sink_task::sleep_until;
@@ -71,6 +71,10 @@ impl SourceTask {
     pub(crate) async fn run(mut self) -> Result<(), Interrupt> {
         let positions = self.state.positions.clone();
         self.source.open(&positions).await.map_err(|error| self.failed(&error))?;
+        // Operators do not keep the watermark; without this a row of a closed window would open it again.
+        if let Some(reached) = self.clock.as_ref().and_then(EventClock::watermark) {
+            self.chain.feed(0, Element::Watermark(Watermark::At(reached))).await?;
+        }
         // A batch that follows another closely waits a little for company; a lone one goes at once.
         let mut read_after: Option<Instant> = None;
         loop {
@@ -225,7 +229,7 @@ impl SourceTask {
         Part {
             states: std::mem::take(&mut self.chain.states),
             source: Some((self.name.clone(), self.state.clone())),
-            sink: None,
+            ..Part::default()
         }
     }
 

@@ -11,6 +11,7 @@ use crate::engine::gate::{Event, Gate};
 /// Runs until the inputs are at their end or closed.
 pub(crate) async fn run(
     task: usize,
+    name: String,
     mut gate: Gate,
     mut chain: Chain,
     events: mpsc::Sender<TaskEvent>,
@@ -21,7 +22,8 @@ pub(crate) async fn run(
             Event::Watermark(watermark) => chain.feed(0, Element::Watermark(watermark)).await?,
             Event::Barrier(epoch) => {
                 chain.feed(0, Element::Barrier(epoch)).await?;
-                let part = Part { states: std::mem::take(&mut chain.states), ..Part::default() };
+                let watermark = gate.watermark().map(|watermark| (name.clone(), watermark));
+                let part = Part { states: std::mem::take(&mut chain.states), watermark, ..Part::default() };
                 TaskEvent::Acked { task, epoch, part }.send(&events).await?;
             }
             Event::End => {

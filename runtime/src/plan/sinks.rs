@@ -8,7 +8,7 @@ use millstream_connectors::config::SinkConfig;
 use millstream_connectors::{ConnectorError, Sink, SinkContext};
 
 use super::sources::key_of;
-use super::{Builder, connector_problem, unknown_name};
+use super::{Builder, unknown_name};
 use crate::engine::dead_letter;
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::spec::model::SinkSpec;
@@ -83,6 +83,9 @@ impl Builder<'_> {
                 Some(node) => from.push((*node, Port::Main)),
                 None => {
                     failed = true;
+                    if self.unknown.names || self.unknown.relations.contains(read) {
+                        continue;
+                    }
                     let declared = self.spec.steps.contains_key(read) || self.spec.sources.contains_key(read);
                     if !declared {
                         let names: Vec<String> =
@@ -119,7 +122,7 @@ impl Builder<'_> {
             from,
         };
         if let Err(error) = plan.build() {
-            problems.push(connector_problem(&["sinks", name], &key_of(&spec.connector), &error));
+            self.complain(&["sinks", name], &key_of(&spec.connector), &error, problems);
             return None;
         }
         Some(plan)
@@ -138,7 +141,6 @@ impl Builder<'_> {
             (Port::Late, NodeKind::Aggregate(plan)) => plan.input.clone(),
             _ => graph.nodes[*node].schema.clone(),
         };
-        // Late rows of an aggregate over another step's windows have other columns; those go to the dead letter.
         let first = schema_of(from.first()?);
         let shape = |schema: &SchemaRef| -> Vec<_> {
             schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
@@ -194,7 +196,7 @@ impl Builder<'_> {
         match plan.build() {
             Ok(_) => Some(plan),
             Err(error) => {
-                problems.push(connector_problem(&["dead_letter"], &key_of(&plan.config), &error));
+                self.complain(&["dead_letter"], &key_of(&plan.config), &error, problems);
                 None
             }
         }

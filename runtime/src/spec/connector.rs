@@ -20,6 +20,9 @@ pub enum ConnectorSpec {
     Source(SourceConfig),
     /// A table to join with.
     Table(TableConfig),
+    /// Something that cannot be used, and was reported: only in a [`super::draft::Draft`], never from YAML.
+    #[serde(skip)]
+    Unusable,
 }
 
 impl ConnectorSpec {
@@ -27,7 +30,7 @@ impl ConnectorSpec {
     pub fn source(&self) -> Option<&SourceConfig> {
         match self {
             Self::Source(config) => Some(config),
-            Self::Table(_) => None,
+            Self::Table(_) | Self::Unusable => None,
         }
     }
 
@@ -35,7 +38,7 @@ impl ConnectorSpec {
     pub fn table(&self) -> Option<&TableConfig> {
         match self {
             Self::Table(config) => Some(config),
-            Self::Source(_) => None,
+            Self::Source(_) | Self::Unusable => None,
         }
     }
 }

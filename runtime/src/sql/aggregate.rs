@@ -16,7 +16,7 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use crate::engine::operators::aggregate::{AggregateCall, AggregatePlan, OutputColumn};
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::sql::WINDOW_BOUND;
-use crate::sql::lower::Lowering;
+use crate::sql::lower::{Lowering, without_event_time};
 use crate::sql::refuse::Refusal;
 
 /// What the region before the operator computes, column by column.
@@ -61,7 +61,11 @@ impl Lowering<'_> {
         let calls = calls.into_iter().map(|call| call.lower(&input_schema, &physical)).collect::<Result<Vec<_>>>()?;
         let mut output = groups.output;
         output.extend((0..calls.len()).map(OutputColumn::Aggregate));
-        let schema = Arc::new(Schema::new(aggregate.schema.fields().clone()));
+        if output.len() != aggregate.schema.fields().len() {
+            return Err(DataFusionError::Internal("an aggregate's columns are not its groups and its results".into()));
+        }
+        let fields = aggregate.schema.fields().iter().map(|field| without_event_time(field));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone() };
         let fingerprint = self.fingerprint(&aggregate);
         let node = Node {
@@ -112,7 +116,11 @@ fn groups(aggregate: &Aggregate) -> Result<Groups> {
         return Err(Refusal::GroupingSets.into());
     }
     let (mut start, mut end, mut keys, mut output) = (None, None, Vec::new(), Vec::new());
-    for expression in &aggregate.group_expr {
+    for (index, expression) in aggregate.group_expr.iter().enumerate() {
+        // `GROUP BY k, k` has one column.
+        if aggregate.group_expr[..index].contains(expression) {
+            continue;
+        }
         let (_, field) = expression.to_field(aggregate.input.schema().as_ref())?;
         match field.metadata().get(WINDOW_BOUND).map(String::as_str) {
             Some("start") => {

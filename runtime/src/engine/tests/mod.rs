@@ -1,0 +1,8 @@
+//! What the engine promises, shown on whole pipelines with doubles in the place of connectors.
+
+mod batch;
+mod harness;
+mod oracle;
+mod queries;
+mod regressions;
+mod rows;

@@ -1,0 +1,1 @@
+//! What the oracle once found, in small.
