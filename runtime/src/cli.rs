@@ -12,6 +12,7 @@ use millstream_connectors::units::Duration;
 use crate::daemon::{Daemon, Options, StateChange};
 use crate::functions::Engine;
 use crate::plan::{Environment, Plan};
+use crate::redact::SharedSecrets;
 use crate::spec::{self, LoadOptions, Located, render, schema};
 
 /// A folder of YAML files, run as streaming pipelines.
@@ -158,7 +159,8 @@ pub(crate) struct DemoArguments {
 /// Runs the command line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log(cli.log_format, matches!(cli.command, Command::Demo(_)));
+    let secrets = SharedSecrets::default();
+    start_log(cli.log_format, matches!(cli.command, Command::Demo(_)), &secrets);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -166,11 +168,11 @@ pub fn main() -> ExitCode {
     };
     let code = runtime.block_on(async {
         match cli.command {
-            Command::Run(arguments) => Box::pin(run(*arguments)).await,
+            Command::Run(arguments) => Box::pin(run(*arguments, secrets)).await,
             Command::Check(arguments) => Box::pin(check(arguments)).await,
             Command::Schema { of } => print_schema(of),
             Command::Reload { address } => reload(&address).await,
-            Command::Demo(arguments) => Box::pin(crate::demo::run(arguments)).await,
+            Command::Demo(arguments) => Box::pin(crate::demo::run(arguments, secrets)).await,
         }
     });
     // Threads that wait in a client library must not hold up the exit.
@@ -178,10 +180,14 @@ pub fn main() -> ExitCode {
     code
 }
 
-fn start_log(format: LogFormat, demo: bool) {
-    let default = if demo { "warn" } else { "info,rumqttd=warn,librdkafka=warn" };
+fn start_log(format: LogFormat, demo: bool, secrets: &SharedSecrets) {
+    // The demo tells itself what becomes of a change; its broker complains about every client that leaves.
+    const DEMO: &str = "warn,rumqttd=off,millstream::daemon=off,millstream::daemon::supervisor=warn,\
+                        millstream::daemon::api=warn,millstream::daemon::watch=warn,\
+                        millstream::engine::dead_letter=error";
+    let default = if demo { DEMO } else { "info,rumqttd=warn,librdkafka=warn" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(secrets.clone()).with_target(false);
     match format {
         LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => builder.json().init(),
@@ -200,7 +206,7 @@ pub(crate) fn print(text: &str) {
     std::io::stdout().flush().ok();
 }
 
-async fn run(arguments: RunArguments) -> ExitCode {
+async fn run(arguments: RunArguments, secrets: SharedSecrets) -> ExitCode {
     for path in &arguments.paths {
         if !path.exists() {
             return fail(&format!("{} does not exist", path.display()));
@@ -218,6 +224,7 @@ async fn run(arguments: RunArguments) -> ExitCode {
         },
         settle: arguments.settle.0,
         poll_files: arguments.poll_files.map(|period| period.0),
+        secrets,
     };
     match Daemon::start(options).await {
         Ok(daemon) => Box::pin(daemon.run()).await,
@@ -271,6 +278,8 @@ async fn problems_of(files: &[PathBuf], profile: Option<String>) -> Result<Vec<L
         let mut further: Vec<_> = clashes.iter().filter(|(i, _)| *i == index).map(|(_, p)| p.clone()).collect();
         if let Some(spec) = &loaded.spec {
             further.extend(Plan::build(&loaded.file, spec, &environment).await.1);
+        } else if let Some(draft) = &loaded.draft {
+            further.extend(Plan::judge(&loaded.file, draft, &environment).await);
         }
         problems.extend(loaded.located(&further));
     }

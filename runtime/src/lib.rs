@@ -7,5 +7,6 @@ pub(crate) mod engine;
 pub mod functions;
 pub mod metrics;
 pub mod plan;
+pub mod redact;
 pub mod spec;
 pub(crate) mod sql;

@@ -2,6 +2,7 @@
 //!
 //! The table of all metrics is [`Metrics::new`]. Series of a pipeline are removed when the pipeline is.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,14 +16,27 @@ use prometheus::{
 type Counter = GenericCounter<prometheus::core::AtomicU64>;
 type Gauge = GenericGauge<prometheus::core::AtomicF64>;
 
+/// What a metric is, for the documentation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description {
+    /// Its name.
+    pub name: String,
+    /// What it counts.
+    pub help: String,
+    /// Its labels.
+    pub labels: Vec<String>,
+}
+
 /// The daemon's metrics.
 pub struct Metrics {
     registry: Registry,
+    described: Vec<Description>,
     source_rows: IntCounterVec,
     source_bytes: IntCounterVec,
     decode_errors: IntCounterVec,
     time_errors: IntCounterVec,
     watermark: GaugeVec,
+    watermark_lag: GaugeVec,
     source_lag: IntGaugeVec,
     operator_rows_in: IntCounterVec,
     operator_rows_out: IntCounterVec,
@@ -46,14 +60,15 @@ impl Metrics {
     /// All metrics, at zero.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
+        let described = RefCell::default();
         let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
-            register(&registry, IntCounterVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
+            register(&registry, &described, IntCounterVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
         };
         let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<GaugeVec, prometheus::Error> {
-            register(&registry, GaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
+            register(&registry, &described, GaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
         };
         let int_gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
-            register(&registry, IntGaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
+            register(&registry, &described, IntGaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
         };
         let (source, operator, sink) = (["pipeline", "source"], ["pipeline", "operator"], ["pipeline", "sink"]);
         let epoch_options =
@@ -65,6 +80,7 @@ impl Metrics {
             decode_errors: counter("source_decode_errors_total", "Messages that could not be decoded", &source)?,
             time_errors: counter("source_time_errors_total", "Rows without a usable event time", &source)?,
             watermark: gauge("source_watermark_seconds", "Watermark, in seconds since 1970", &source)?,
+            watermark_lag: gauge("source_watermark_lag_seconds", "How far the watermark is behind the clock", &source)?,
             source_lag: int_gauge(
                 "source_lag_messages",
                 "Messages that the source has still to read",
@@ -81,22 +97,42 @@ impl Metrics {
             dead_letters: counter("dead_letters_total", "Dead letters", &["pipeline", "component"])?,
             queue_fill: gauge("queue_fill_ratio", "How full an edge between tasks is, 0 to 1", &["pipeline", "edge"])?,
             epochs: counter("epochs_total", "Complete epochs", &["pipeline"])?,
-            epoch_seconds: register(&registry, HistogramVec::new(epoch_options, &["pipeline"])?)?,
+            epoch_seconds: register(&registry, &described, HistogramVec::new(epoch_options, &["pipeline"])?)?,
             restarts: counter("restarts_total", "Restarts after a failure", &["pipeline"])?,
             reloads: counter("reloads_total", "Changes of files, by result", &["pipeline", "result"])?,
             running: int_gauge("pipeline_running", "1 while the pipeline runs", &["pipeline"])?,
             ingest_bytes: int_gauge("ingest_log_bytes", "Bytes in the ingest log", &source)?,
             registry,
+            described: described.into_inner(),
         })
+    }
+
+    /// What metrics there are.
+    pub fn described(&self) -> &[Description] {
+        &self.described
     }
 
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
+        self.measure_watermark_lag();
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "cannot render the metrics");
         }
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The lag grows while nothing happens, so it is taken when it is asked for.
+    fn measure_watermark_lag(&self) {
+        let now = chrono::Utc::now().timestamp_micros() as f64 / 1e6;
+        for metric in self.watermark.collect().iter().flat_map(|family| family.get_metric()) {
+            let watermark = metric.get_gauge().get_value();
+            let label = |name: &str| metric.get_label().iter().find(|label| label.name() == name).map(|l| l.value());
+            // Zero is what the gauge has before the first row.
+            if let (Some(pipeline), Some(source), true) = (label("pipeline"), label("source"), watermark != 0.0) {
+                self.watermark_lag.with_label_values(&[pipeline, source]).set(now - watermark);
+            }
+        }
     }
 
     /// The handles of one pipeline.
@@ -119,8 +155,17 @@ impl Metrics {
     }
 }
 
-fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    described: &RefCell<Vec<Description>>,
+    collector: C,
+) -> Result<C, prometheus::Error> {
     registry.register(Box::new(collector.clone()))?;
+    described.borrow_mut().extend(collector.desc().into_iter().map(|desc| Description {
+        name: desc.fq_name.clone(),
+        help: desc.help.clone(),
+        labels: desc.variable_labels.clone(),
+    }));
     Ok(collector)
 }
 
@@ -256,6 +301,18 @@ impl PipelineMetrics {
         (counts("source", &self.all.source_rows), counts("sink", &self.all.sink_rows))
     }
 
+    /// Dead letters so far.
+    pub(crate) fn dead_letters(&self) -> u64 {
+        let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
+        let letters = series.iter().filter(|(name, _)| *name == "dead_letter");
+        letters
+            .map(|(_, labels)| {
+                let values: Vec<&str> = labels.iter().map(String::as_str).collect();
+                self.all.dead_letters.with_label_values(&values).get()
+            })
+            .sum()
+    }
+
     /// Removes the pipeline's series: the pipeline is gone.
     pub(crate) fn remove(&self) {
         let series = std::mem::take(&mut *self.series.lock().unwrap_or_else(PoisonError::into_inner));
@@ -272,7 +329,10 @@ impl PipelineMetrics {
             // A series that was never touched is not there to be removed, which is as good.
             counters.iter().for_each(|counter| drop(counter.remove_label_values(&labels)));
             match family {
-                "source" => drop(all.watermark.remove_label_values(&labels)),
+                "source" => {
+                    drop(all.watermark.remove_label_values(&labels));
+                    drop(all.watermark_lag.remove_label_values(&labels));
+                }
                 "operator" => drop(all.state_rows.remove_label_values(&labels)),
                 "queue" => drop(all.queue_fill.remove_label_values(&labels)),
                 "ingest" => drop(all.ingest_bytes.remove_label_values(&labels)),

@@ -3,11 +3,19 @@
 //! * [`services`]: Apache Kafka and Mosquitto, started on free ports of 127.0.0.1 in temporary folders.
 //! * [`daemon`]: the built `millstream` binary as a child process.
 //! * [`proxy`]: a TCP proxy that can be cut, delayed and resumed.
+//! * [`sandbox`]: a folder of pipelines with a daemon that runs it.
+//! * [`collector`]: an HTTP server that keeps what it is sent.
+//! * [`load`]: producers that go on until they are told to stop, and know what was acknowledged.
 //!
 //! Nothing here is skipped where a service is missing: the test fails with a text that says what to install.
 
+#![allow(clippy::disallowed_methods, reason = "a test may wait in a thread of its own")]
+
+pub mod collector;
 pub mod daemon;
+pub mod load;
 pub mod proxy;
+pub mod sandbox;
 pub mod services;
 
 /// Writes logs to standard error where `RUST_LOG` asks for them; may be called by every test.

@@ -2,6 +2,19 @@
 
 #![allow(missing_docs, reason = "tests are named as what they show")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::disallowed_methods, reason = "a test may wait in a thread of its own")]
 
+mod accounts;
+mod broker_restart;
+mod crash;
+mod demo;
+mod docs;
+mod generate;
+mod golden;
 mod harness;
+mod http_ingest;
 mod kafka_connector;
+mod kafka_pipeline;
+mod machine_temperature;
+mod reload;
+mod shutdown;

@@ -75,7 +75,7 @@ async fn run(
                 rows.entry(batch.partition.to_string()).or_default().push(batch.rows);
             }
             SourceEvent::End => return (rows, position, true),
-            SourceEvent::Messages(_) => panic!("a generator makes rows"),
+            SourceEvent::Messages(_) | SourceEvent::Header(_) => panic!("a generator makes rows"),
         }
     }
     (rows, position, false)

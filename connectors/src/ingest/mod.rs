@@ -126,7 +126,7 @@ pub struct IngestLog {
     folder: PathBuf,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// Held while the log is open, so that no second daemon opens it.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// What a reader delivers.
@@ -179,7 +179,7 @@ impl IngestLog {
         let writer = Writer { shared: shared.clone(), folder: folder.to_owned(), active: recovered.active, disk };
         let thread =
             std::thread::Builder::new().name("ingest-log".into()).spawn(move || writer.run()).map_err(failed)?;
-        Ok(Arc::new(Self { shared, folder: folder.into(), thread: Mutex::new(Some(thread)), _lock: Some(lock) }))
+        Ok(Arc::new(Self { shared, folder: folder.into(), thread: Mutex::new(Some(thread)), lock: Some(lock) }))
     }
 
     fn in_memory(folder: &Path, config: &IngestConfig) -> Arc<Self> {
@@ -193,7 +193,7 @@ impl IngestLog {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let first = u64::try_from(now.as_micros()).unwrap_or_default();
         let shared = Arc::new(Shared::new(folder.display().to_string(), config.clone(), VecDeque::new(), first));
-        Arc::new(Self { shared, folder: folder.into(), thread: Mutex::new(None), _lock: None })
+        Arc::new(Self { shared, folder: folder.into(), thread: Mutex::new(None), lock: None })
     }
 
     /// A handle for appending.
@@ -224,6 +224,10 @@ impl Drop for IngestLog {
         // The thread only ends early by a panic, which was reported where it happened.
         if let Some(thread) = thread {
             thread.join().ok();
+        }
+        // Closing the file is not enough: a child process that is being started holds a copy of it for a moment.
+        if let Some(lock) = &self.lock {
+            lock.unlock().ok();
         }
     }
 }

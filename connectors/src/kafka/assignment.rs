@@ -138,6 +138,7 @@ impl Context {
                 }
                 Err(error) => {
                     tracing::debug!(%error, "asking again where to start reading");
+                    #[expect(clippy::disallowed_methods, reason = "the thread that polls librdkafka is our own")]
                     std::thread::sleep(LOOKUP_PAUSE);
                 }
             }

@@ -1,17 +1,16 @@
 //! The options of the MQTT source and sink, and the checks that need no connection.
 
 use std::borrow::Cow;
-use std::fmt;
 use std::path::Path;
 
-use percent_encoding::percent_decode_str;
-use rumqttc::tokio_native_tls::native_tls::{Certificate, Identity, TlsConnector};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+use super::address::{BrokerUrl, address};
 use super::connection::Broker;
 use super::sink::MqttSink;
 use super::source::MqttSource;
+use super::tls::TlsConfig;
 use super::topic;
 use crate::error::ConnectorError;
 use crate::format::Encoder;
@@ -141,7 +140,8 @@ mqtt_options! {
         /// The topic, which may have columns in it: `fleet/{vehicle}/alarm`.
         pub topic: String,
         /// 1 (the default): the broker acknowledges each message, and one that it does not acknowledge is sent again.
-        /// 2: it takes each message once per connection. 0: messages are sent and may be lost.
+        /// 2: it takes each message once per connection. 0: messages are sent and may be lost on the way; a row counts as
+        /// delivered when it is written to the connection.
         #[serde(default)]
         pub qos: QoS,
         /// The broker keeps the last message of each topic for those who subscribe later.
@@ -157,45 +157,6 @@ mqtt_options! {
         /// default.
         #[serde(default = "default_delivery_timeout")]
         pub delivery_timeout: Duration,
-    }
-}
-
-/// A broker's address. A password in it is never shown.
-#[derive(Clone, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(transparent)]
-#[schemars(inline)]
-pub struct BrokerUrl(String);
-
-impl BrokerUrl {
-    /// The address, with `***` for a password.
-    fn shown(&self) -> String {
-        match reqwest::Url::parse(&self.0) {
-            Ok(mut url) if url.password().is_some() => match url.set_password(Some("***")) {
-                Ok(()) => url.to_string(),
-                Err(()) => "***".into(),
-            },
-            Ok(_) => self.0.clone(),
-            // What cannot be read may have a password anywhere.
-            Err(_) => "***".into(),
-        }
-    }
-}
-
-impl From<&str> for BrokerUrl {
-    fn from(url: &str) -> Self {
-        Self(url.into())
-    }
-}
-
-impl fmt::Debug for BrokerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown())
-    }
-}
-
-impl Serialize for BrokerUrl {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.shown())
     }
 }
 
@@ -280,65 +241,6 @@ pub struct DetailedTopic {
     pub qos: QoS,
 }
 
-/// TLS.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct TlsConfig {
-    /// A PEM file of the authorities to trust, and no others. The system's where this is missing.
-    pub ca: Option<String>,
-    /// A PEM file with this client's certificate (and those between it and its authority).
-    pub cert: Option<String>,
-    /// A PEM file with the certificate's private key, in PKCS #8 (`BEGIN PRIVATE KEY`).
-    pub key: Option<String>,
-    /// Trust any certificate of any name. Anyone on the way can then read and change everything: for tests only.
-    pub insecure_skip_verify: bool,
-}
-
-impl TlsConfig {
-    fn connector(&self, base_dir: &Path) -> Result<TlsConnector, ConnectorError> {
-        let read = |option: &str, path: &str| {
-            let path = base_dir.join(path);
-            std::fs::read(&path).map_err(|error| {
-                ConnectorError::configuration(option, format!("{} cannot be read: {error}", path.display()))
-            })
-        };
-        let mut builder = TlsConnector::builder();
-        if let Some(ca) = &self.ca {
-            let pem = read("tls.ca", ca)?;
-            let wrong = |what: String| ConnectorError::configuration("tls.ca", format!("{ca}: {what}"));
-            let authorities =
-                Certificate::stack_from_pem(&pem).map_err(|error| wrong(format!("no PEM certificates: {error}")))?;
-            if authorities.is_empty() {
-                return Err(wrong("there is no certificate in it".into()));
-            }
-            builder.disable_built_in_roots(true);
-            for authority in authorities {
-                builder.add_root_certificate(authority);
-            }
-        }
-        match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => {
-                let identity = Identity::from_pkcs8(&read("tls.cert", cert)?, &read("tls.key", key)?);
-                builder.identity(identity.map_err(|error| {
-                    let hint =
-                        "the key must be PKCS #8 without a password: openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW";
-                    ConnectorError::configuration(
-                        "tls.key",
-                        format!("{cert} and {key} cannot be used: {error}; {hint}"),
-                    )
-                })?);
-            }
-            (None, None) => {}
-            (Some(_), None) => return Err(ConnectorError::configuration("tls.key", "cert needs its key")),
-            (None, Some(_)) => return Err(ConnectorError::configuration("tls.cert", "key needs its certificate")),
-        }
-        if self.insecure_skip_verify {
-            builder.danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true);
-        }
-        builder.build().map_err(|error| ConnectorError::configuration("tls", error.to_string()))
-    }
-}
-
 /// What the broker publishes when this client is gone without saying good-bye.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -393,47 +295,6 @@ fn default_receive_maximum() -> u16 {
 
 fn default_delivery_timeout() -> Duration {
     Duration::from_secs(30)
-}
-
-type Address = (String, u16, bool, Option<(String, String)>);
-
-/// Host, port, whether TLS, and the login.
-fn address(url: &BrokerUrl, user: Option<&str>, password: Option<&Secret>) -> Result<Address, ConnectorError> {
-    let wrong = |what: &str| {
-        ConnectorError::configuration("url", format!("{what}; write mqtt://HOST:PORT or mqtts://HOST:PORT"))
-    };
-    let parsed = reqwest::Url::parse(&url.0).map_err(|error| wrong(&error.to_string()))?;
-    let (tls, default_port) = match parsed.scheme() {
-        "mqtt" => (false, 1883),
-        "mqtts" => (true, 8883),
-        scheme => return Err(wrong(&format!("`{scheme}://` is not known here"))),
-    };
-    let host = parsed.host_str().filter(|host| !host.is_empty()).ok_or_else(|| wrong("the host is missing"))?;
-    if !matches!(parsed.path(), "" | "/") || parsed.query().is_some() || parsed.fragment().is_some() {
-        return Err(wrong("nothing may follow the port"));
-    }
-    let decode = |text: &str| {
-        let text = percent_decode_str(text).decode_utf8().map_err(|_| wrong("its user or password is not UTF-8"))?;
-        Ok::<_, ConnectorError>(text.into_owned())
-    };
-    let url_user = Some(parsed.username()).filter(|user| !user.is_empty()).map(decode).transpose()?;
-    let url_password = parsed.password().map(decode).transpose()?;
-    if url_user.is_some() && user.is_some() {
-        return Err(ConnectorError::configuration("username", "the url names a user as well; write one of them"));
-    }
-    if url_password.is_some() && password.is_some() {
-        return Err(ConnectorError::configuration("password", "the url has a password as well; write one of them"));
-    }
-    let user = url_user.or_else(|| user.map(str::to_owned));
-    let password = url_password.or_else(|| password.map(|secret| secret.expose().to_owned()));
-    let login = match (user, password) {
-        (Some(user), password) => Some((user, password.unwrap_or_default())),
-        (None, Some(_)) => {
-            return Err(ConnectorError::configuration("password", "a password needs a username"));
-        }
-        (None, None) => None,
-    };
-    Ok((host.to_owned(), parsed.port().unwrap_or(default_port), tls, login))
 }
 
 fn check_shared(

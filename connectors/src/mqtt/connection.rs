@@ -4,22 +4,20 @@
 //! carries packet ids, events and a colliding message of the old connection over to the new one, and forgets messages
 //! that were not acknowledged when the broker forgot the session.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use rand::Rng;
 use rumqttc::tokio_native_tls::native_tls::TlsConnector;
 use rumqttc::v5::mqttbytes::v5 as p5;
 use rumqttc::{Outgoing, TlsConfiguration, Transport, v5};
 
-use super::config::{LastWillConfig, QoS, ReconnectConfig, Version};
-use crate::error::ConnectorError;
+use super::config::{LastWillConfig, QoS, Version};
+use super::trouble::Trouble;
 
 /// There are no more packet ids than this, so no more acknowledgements can wait to be sent: sending one never waits.
 const REQUESTS_MAX: usize = 65_536;
-/// A connection that held so long was a good one: the pauses start from the shortest again.
-const HEALTHY_AFTER: Duration = Duration::from_secs(10);
 
 /// What it takes to connect.
 #[derive(Clone)]
@@ -77,8 +75,6 @@ pub(super) enum Event {
     Delivered(u16, Result<(), Refusal>),
     /// An acknowledgement was written to the connection.
     Acknowledged,
-    /// The good-bye was written.
-    SaidGoodBye,
     Other,
 }
 
@@ -90,15 +86,6 @@ pub(super) struct Refusal {
     pub(super) for_good: bool,
     /// Whether the client library has lost count and needs a new connection.
     pub(super) reconnect: bool,
-}
-
-/// Why a connection is over.
-#[derive(Debug)]
-pub(super) enum Trouble {
-    /// To be mended by another try.
-    Lost(String),
-    /// Another try would end the same way.
-    End(ConnectorError),
 }
 
 /// Sends on a connection. What is sent after its end goes nowhere.
@@ -119,6 +106,10 @@ pub(super) struct Connection {
     pub(super) sender: Sender,
     connected: bool,
     broker: Arc<Broker>,
+    /// Events that came before `trouble` and were not taken yet.
+    leftover: VecDeque<Event>,
+    /// What ended the connection.
+    trouble: Option<Trouble>,
 }
 
 impl Broker {
@@ -140,7 +131,7 @@ impl Broker {
                 (Sender::V4(client), EventLoop::V4(Box::new(events)))
             }
         };
-        Connection { events, sender, connected: false, broker: self.clone() }
+        Connection { events, sender, connected: false, broker: self.clone(), leftover: VecDeque::new(), trouble: None }
     }
 
     fn transport(&self) -> Transport {
@@ -216,17 +207,39 @@ impl Connection {
             true => self.keep_alive() * 2 + self.broker.connect_timeout,
             false => self.broker.connect_timeout,
         };
+        if let Some(event) = self.leftover.pop_front() {
+            return Ok(event);
+        }
+        if let Some(trouble) = self.trouble.take() {
+            return Err(trouble);
+        }
         let event = match &mut self.events {
             EventLoop::V4(events) => match tokio::time::timeout(limit, events.poll()).await {
                 Ok(Ok(event)) => Ok(event_v4(event)),
-                Ok(Err(error)) => Err(self.broker.trouble_v4(error)),
+                Ok(Err(error)) => {
+                    self.leftover.extend(events.state.events.drain(..).map(event_v4));
+                    Err(self.broker.trouble_v4(error))
+                }
                 Err(_) => Err(Trouble::Lost(format!("no answer within {limit:?}"))),
             },
             EventLoop::V5(events) => match tokio::time::timeout(limit, events.poll()).await {
                 Ok(Ok(event)) => Ok(event_v5(event)),
-                Ok(Err(error)) => Err(self.broker.trouble_v5(error)),
+                Ok(Err(error)) => {
+                    self.leftover.extend(events.state.events.drain(..).map(event_v5));
+                    Err(self.broker.trouble_v5(error))
+                }
                 Err(_) => Err(Trouble::Lost(format!("no answer within {limit:?}"))),
             },
+        };
+        // What was read before the connection broke still counts, acknowledgements above all. A message that asks for
+        // one does not: the broker sends it again.
+        self.leftover.retain(|event| !matches!(event, Event::Message(message) if message.qos > 0));
+        let event = match (event, self.leftover.pop_front()) {
+            (Err(trouble), Some(first)) => {
+                self.trouble = Some(trouble);
+                Ok(first)
+            }
+            (event, _) => event,
         };
         self.connected |= matches!(event, Ok(Event::Connected { .. }));
         event
@@ -312,7 +325,6 @@ fn outgoing(outgoing: &Outgoing) -> Event {
     match outgoing {
         Outgoing::Publish(packet_id) => Event::Sent(*packet_id),
         Outgoing::PubAck(_) | Outgoing::PubRec(_) => Event::Acknowledged,
-        Outgoing::Disconnect => Event::SaidGoodBye,
         _ => Event::Other,
     }
 }
@@ -399,7 +411,7 @@ fn event_v5(event: v5::Event) -> Event {
     }
 }
 
-fn reason(code: String, said: Option<&str>) -> String {
+pub(super) fn reason(code: String, said: Option<&str>) -> String {
     match said {
         Some(said) => format!("{code}: {said}"),
         None => code,
@@ -414,140 +426,4 @@ fn verdict(code: &str, said: Option<&str>, reconnect: bool) -> Result<(), Refusa
         _ => false,
     };
     Err(Refusal { reason: reason(code.to_owned(), said), for_good, reconnect })
-}
-
-impl Broker {
-    fn trouble_v4(&self, error: rumqttc::ConnectionError) -> Trouble {
-        use rumqttc::mqttbytes::Error;
-        use rumqttc::{ConnectReturnCode, ConnectionError, StateError};
-        match error {
-            ConnectionError::ConnectionRefused(code) => match code {
-                ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => self.not_let_in(&code),
-                ConnectReturnCode::RefusedProtocolVersion => self.wrong_version(),
-                ConnectReturnCode::BadClientId => self.wrong_client_id(),
-                code => Trouble::Lost(format!("the broker refuses the connection: {code:?}")),
-            },
-            ConnectionError::MqttState(StateError::Deserialization(Error::PayloadSizeLimitExceeded(bytes))) => {
-                self.too_large(bytes)
-            }
-            ConnectionError::MqttState(StateError::ConnectionAborted) => {
-                Trouble::Lost("the broker closed the connection".into())
-            }
-            ConnectionError::MqttState(StateError::AwaitPingResp) => self.silent(),
-            ConnectionError::NetworkTimeout => Trouble::Lost("no answer".into()),
-            error => Trouble::Lost(error.to_string()),
-        }
-    }
-
-    fn trouble_v5(&self, error: v5::ConnectionError) -> Trouble {
-        use p5::{ConnectReturnCode, DisconnectReasonCode};
-        use v5::mqttbytes::Error;
-        use v5::{ConnectionError, StateError};
-        match error {
-            ConnectionError::ConnectionRefused(code) => match code {
-                ConnectReturnCode::BadUserNamePassword
-                | ConnectReturnCode::NotAuthorized
-                | ConnectReturnCode::Banned => self.not_let_in(&code),
-                ConnectReturnCode::RefusedProtocolVersion | ConnectReturnCode::UnsupportedProtocolVersion => {
-                    self.wrong_version()
-                }
-                ConnectReturnCode::BadClientId | ConnectReturnCode::ClientIdentifierNotValid => self.wrong_client_id(),
-                code => Trouble::Lost(format!("the broker refuses the connection: {code:?}")),
-            },
-            ConnectionError::MqttState(StateError::Deserialization(Error::PayloadSizeLimitExceeded {
-                pkt_size,
-                ..
-            })) => self.too_large(pkt_size),
-            ConnectionError::MqttState(StateError::IncomingPacketTooLarge { pkt_size, .. }) => self.too_large(pkt_size),
-            ConnectionError::MqttState(StateError::ConnectionAborted) => {
-                Trouble::Lost("the broker closed the connection".into())
-            }
-            ConnectionError::MqttState(StateError::AwaitPingResp) => self.silent(),
-            ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, reason_string }) => {
-                let advice = match reason_code {
-                    DisconnectReasonCode::SessionTakenOver => {
-                        format!("; another client connected as `{}`: each needs a client_id of its own", self.client_id)
-                    }
-                    _ => String::new(),
-                };
-                let said = reason(format!("{reason_code:?}"), reason_string.as_deref());
-                Trouble::Lost(format!("the broker ended the connection: {said}{advice}"))
-            }
-            ConnectionError::Timeout(_) => Trouble::Lost("no answer".into()),
-            error => Trouble::Lost(error.to_string()),
-        }
-    }
-
-    /// May be mended at the broker, so the pipeline keeps trying; but it fails visibly, as its user must see it.
-    fn not_let_in(&self, code: &dyn std::fmt::Debug) -> Trouble {
-        let user = self.login.as_ref().map_or("no user".into(), |(user, _)| format!("the user `{user}`"));
-        let message = format!("{} does not let {user} in ({code:?}); check username and password", self.name());
-        Trouble::End(ConnectorError::retry(message))
-    }
-
-    fn wrong_version(&self) -> Trouble {
-        let message = format!("{} does not speak this version of MQTT; write the other one", self.name());
-        Trouble::End(ConnectorError::configuration("version", message))
-    }
-
-    fn wrong_client_id(&self) -> Trouble {
-        let message = format!("{} refuses the client id `{}`", self.name(), self.client_id);
-        Trouble::End(ConnectorError::configuration("client_id", message))
-    }
-
-    fn too_large(&self, bytes: usize) -> Trouble {
-        let message = format!(
-            "{} sent a packet of {bytes} bytes, and no more than {} are allowed; it will come again until this is raised",
-            self.name(),
-            self.packet_bytes_max
-        );
-        Trouble::End(ConnectorError::configuration("max_packet_size", message))
-    }
-
-    fn silent(&self) -> Trouble {
-        Trouble::Lost(format!("the broker did not answer a ping within {:?}", self.keep_alive))
-    }
-}
-
-/// The pauses between tries, and what is logged about them: a change is, another failure of the same kind is not.
-pub(super) struct Backoff {
-    config: ReconnectConfig,
-    failures: u32,
-    last: Option<String>,
-    up_since: Option<Instant>,
-}
-
-impl Backoff {
-    pub(super) fn new(config: ReconnectConfig) -> Self {
-        Self { config, failures: 0, last: None, up_since: None }
-    }
-
-    pub(super) fn connected(&mut self) {
-        self.last = None;
-        self.up_since = Some(Instant::now());
-    }
-
-    /// The pause before the next try.
-    pub(super) fn lost(&mut self, broker: &Broker, owner: &str, message: &str) -> Duration {
-        if self.up_since.take().is_some_and(|since| since.elapsed() >= HEALTHY_AFTER) {
-            self.failures = 0;
-        }
-        let factor = 2u32.saturating_pow(self.failures.min(30));
-        let pause = self.config.initial.0.saturating_mul(factor).min(self.config.max.0);
-        let share = 1.0 - self.config.jitter * rand::rng().random::<f64>();
-        let pause = pause.mul_f64(share);
-        self.failures = self.failures.saturating_add(1);
-        if self.last.as_deref() == Some(message) {
-            tracing::debug!(owner, broker = broker.name(), reason = message, ?pause, "still not connected");
-        } else {
-            tracing::warn!(
-                owner,
-                broker = broker.name(),
-                reason = message,
-                "not connected to the broker; trying again"
-            );
-            self.last = Some(message.to_owned());
-        }
-        pause
-    }
 }

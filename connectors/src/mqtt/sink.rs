@@ -16,9 +16,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::backoff::Backoff;
 use super::config::{MqttSinkConfig, QoS, ReconnectConfig};
-use super::connection::{Backoff, Broker, Connection, Event, Refusal, Sender, Session, Trouble};
+use super::connection::{Broker, Connection, Event, Refusal, Sender, Session};
 use super::topic;
+use super::trouble::Trouble;
 use crate::error::ConnectorError;
 use crate::format::Encoder;
 use crate::sink::Flushed;
@@ -27,7 +29,7 @@ use crate::{Rejected, Sink, SinkContext};
 
 /// What a packet has beside topic and payload, at most: header, lengths, packet id, no properties.
 const PACKET_OVERHEAD_BYTES: usize = 10;
-/// The longest that `close` waits for the good-bye.
+/// The longest that `close` waits for the broker to take the good-bye.
 const CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// See the module's documentation.
@@ -284,6 +286,8 @@ struct OnWire {
     /// At most so many rows after the first that is not done; 0 before the connection stands.
     limit: u64,
     packet_bytes_max: u32,
+    /// The good-bye was said.
+    stopping: bool,
 }
 
 impl Driver {
@@ -345,7 +349,6 @@ impl Driver {
                         self.delivered(row, verdict)?;
                     }
                 }
-                Event::SaidGoodBye => return Ok(()),
                 Event::Message(_) | Event::Subscribed(_) | Event::Acknowledged | Event::Other => {}
             }
             self.send(&sender, &mut wire);
@@ -359,15 +362,19 @@ impl Driver {
         sender: &Sender,
         wire: &mut OnWire,
     ) -> Result<Option<Event>, Trouble> {
-        let mut stopping = false;
         // `next` must not be cancelled: a packet that is being written would be lost.
         let next = connection.next();
         tokio::pin!(next);
         loop {
             let has_room = self.window.len() < usize::from(self.inflight);
             tokio::select! {
-                event = &mut next => return event.map(Some),
-                row = self.rows.recv(), if has_room && !stopping => match row {
+                event = &mut next => return match event {
+                    // After the good-bye the broker closes the connection: it has read all that was sent before. To
+                    // close it here, or to come back under the same name, could cost rows of QoS 0 on their way.
+                    Err(_) if wire.stopping => Ok(None),
+                    event => event.map(Some),
+                },
+                row = self.rows.recv(), if has_room && !wire.stopping => match row {
                     Some(row) => {
                         self.window.push_back(Entry { row, done: false });
                         self.send(sender, wire);
@@ -377,11 +384,11 @@ impl Driver {
                     // The sink was dropped without closing.
                     None => return Ok(None),
                 },
-                () = self.stop.cancelled(), if !stopping => {
+                () = self.stop.cancelled(), if !wire.stopping => {
                     if wire.limit == 0 {
                         return Ok(None);
                     }
-                    stopping = true;
+                    wire.stopping = true;
                     sender.disconnect();
                 }
             }

@@ -17,8 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::backoff::Backoff;
 use super::config::{MqttSourceConfig, QoS, ReconnectConfig};
-use super::connection::{Backoff, Broker, Connection, Event, Message, Sender, Session, Trouble};
+use super::connection::{Broker, Connection, Event, Message, Sender, Session};
+use super::trouble::Trouble;
 use super::{metadata, topic};
 use crate::error::ConnectorError;
 use crate::ingest::{Durable, IngestError, IngestWriter};
@@ -151,6 +153,7 @@ impl MqttSource {
             };
             let event = match event {
                 Ok(event) => event,
+                // The broker has taken the good-bye, and closed the connection.
                 Err(_) if stop_at.is_some() => return Outcome::Stopped,
                 Err(trouble) => return Outcome::Trouble(trouble),
             };
@@ -172,11 +175,18 @@ impl MqttSource {
                         }
                         unacknowledged += 1;
                     }
-                    let kib = (message.payload.len() as u32 / 1024 + 1).min(WAITING_KIB_MAX);
                     let wanted = self.wanted(&message);
-                    // Neither is ever closed while this runs.
-                    let Ok(permit) = room.clone().acquire_many_owned(kib).await else { return Outcome::Stopped };
-                    to_log.send(Waiting { message, wanted, _room: permit }).await.ok();
+                    let hand_over = async {
+                        // Neither is ever closed while this runs.
+                        let Ok(permit) = room.clone().acquire_many_owned(kib(&message)).await else { return };
+                        to_log.send(Waiting { message, wanted, _room: permit }).await.ok();
+                    };
+                    tokio::select! {
+                        biased;
+                        () = hand_over => {}
+                        // A full log must not hold up a stop; what is not acknowledged comes again.
+                        () = stop.cancelled() => return Outcome::Stopped,
+                    }
                 }
                 Event::Acknowledged => {
                     unacknowledged = unacknowledged.saturating_sub(1);
@@ -184,7 +194,6 @@ impl MqttSource {
                         sender.disconnect();
                     }
                 }
-                Event::SaidGoodBye => return Outcome::Stopped,
                 Event::Sent(_) | Event::Delivered(..) | Event::Other => {}
             }
         }
@@ -236,6 +245,11 @@ impl MqttSource {
         }
         wanted
     }
+}
+
+/// The room that a message takes while it waits.
+fn kib(message: &Message) -> u32 {
+    (message.payload.len() as u32 / 1024 + 1).min(WAITING_KIB_MAX)
 }
 
 /// Ends at `until`; never where there is no such time.

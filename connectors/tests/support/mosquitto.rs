@@ -37,6 +37,19 @@ impl Mosquitto {
         self.port
     }
 
+    /// Waits until it has stored `bytes`, so that they survive [`Mosquitto::kill`].
+    pub(crate) fn wait_until_stored(&self, bytes: &[u8]) {
+        let started = Instant::now();
+        loop {
+            let stored = std::fs::read(self.folder.path().join("mosquitto.db")).unwrap_or_default();
+            if stored.windows(bytes.len()).any(|window| window == bytes) {
+                return;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "Mosquitto does not store what it has");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Kills it as `kill -9` does.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::plan::{Environment, Plan};
+use crate::redact::SharedSecrets;
 use crate::spec::problem::{Problem, Severity};
 use crate::spec::{LoadOptions, Loaded, Located, find, load, name_clashes};
 
@@ -12,6 +13,7 @@ pub(crate) struct Folder {
     paths: Vec<PathBuf>,
     load: LoadOptions,
     environment: Environment,
+    secrets: SharedSecrets,
     /// All files that were read for the last scan, beside those in `paths`.
     files: Vec<PathBuf>,
     /// By YAML file, the modules of its last plan.
@@ -45,8 +47,13 @@ impl Change {
 }
 
 impl Folder {
-    pub(crate) fn new(paths: Vec<PathBuf>, load: LoadOptions, environment: Environment) -> Self {
-        Self { paths, load, environment, files: Vec::new(), modules: BTreeMap::new() }
+    pub(crate) fn new(
+        paths: Vec<PathBuf>,
+        load: LoadOptions,
+        environment: Environment,
+        secrets: SharedSecrets,
+    ) -> Self {
+        Self { paths, load, environment, secrets, files: Vec::new(), modules: BTreeMap::new() }
     }
 
     /// The folders in which a change may matter.
@@ -68,6 +75,7 @@ impl Folder {
     pub(crate) async fn scan(&mut self, known: &BTreeMap<String, String>, bounded: bool) -> Vec<Candidate> {
         let (files, unreadable) = find(&self.paths);
         let loaded: Vec<Loaded> = files.iter().map(|file| load(file, &self.load)).collect();
+        loaded.iter().for_each(|loaded| self.secrets.merge(&loaded.secrets));
         let mut clashes = name_clashes(&loaded.iter().collect::<Vec<_>>());
         self.files = loaded.iter().flat_map(|loaded| loaded.files_read.clone()).collect();
         for problem in unreadable {
@@ -99,7 +107,12 @@ impl Folder {
             change,
         };
         let Some(spec) = loaded.spec.as_ref().filter(|_| further.is_empty()) else {
-            return candidate(loaded.located(&further), Change::Broken);
+            let more = match (&loaded.spec, &loaded.draft) {
+                (Some(spec), _) => Plan::build(&file, spec, &self.environment).await.1,
+                (None, Some(draft)) => Plan::judge(&file, draft, &self.environment).await,
+                (None, None) => Vec::new(),
+            };
+            return candidate(loaded.located(&[further, more].concat()), Change::Broken);
         };
         if known.get(&name) == Some(&hash) {
             return candidate(loaded.located(&[]), Change::None);

@@ -9,7 +9,7 @@ mod folder;
 mod supervisor;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,9 +17,11 @@ use std::time::Duration;
 
 use millstream_connectors::routes::Routes;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::metrics::Metrics;
 use crate::plan::Environment;
+use crate::redact::SharedSecrets;
 use crate::spec::{LoadOptions, Located, render};
 use folder::{Candidate, Folder};
 use supervisor::{State, Supervisor};
@@ -43,6 +45,8 @@ pub struct Options {
     pub settle: Duration,
     /// Look at the files this often too (network file systems tell of no changes).
     pub poll_files: Option<Duration>,
+    /// Gathers the secrets of all files, for the log.
+    pub secrets: SharedSecrets,
 }
 
 /// What to do with a change of a step that its state does not survive.
@@ -126,12 +130,26 @@ pub struct Daemon {
     options: Options,
     shared: Arc<Shared>,
     folder: Folder,
+    /// Pipelines that are gone from the files and still stopping.
+    stopping: HashMap<String, JoinHandle<()>>,
     events: mpsc::Receiver<Event>,
     sender: mpsc::Sender<Event>,
     /// The address that the listener really has.
     address: Option<std::net::SocketAddr>,
+    /// Who is told what each look at the files came to.
+    observer: Option<mpsc::Sender<ReloadReport>>,
     _lock: std::fs::File,
     _server: Option<tokio_util::task::AbortOnDropHandle<()>>,
+}
+
+/// Ends a daemon from within the process.
+pub(crate) struct Stopper(mpsc::Sender<Event>);
+
+impl Stopper {
+    /// Asks it to stop; a daemon that is gone has.
+    pub(crate) async fn stop(&self) {
+        self.0.send(Event::Stop).await.ok();
+    }
 }
 
 /// The most events waiting for the loop.
@@ -157,13 +175,41 @@ impl Daemon {
             address = Some(bound);
             server = Some(task);
         }
-        let folder = Folder::new(options.paths.clone(), options.load.clone(), environment);
-        Ok(Self { options, shared, folder, events, sender, address, _lock: lock, _server: server })
+        let folder = Folder::new(options.paths.clone(), options.load.clone(), environment, options.secrets.clone());
+        Ok(Self {
+            options,
+            shared,
+            folder,
+            stopping: HashMap::new(),
+            events,
+            sender,
+            address,
+            observer: None,
+            _lock: lock,
+            _server: server,
+        })
     }
 
     /// The address of the HTTP listener.
     pub fn address(&self) -> Option<std::net::SocketAddr> {
         self.address
+    }
+
+    /// What the API looks at too.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    /// What each look at the files comes to, from the first on.
+    pub(crate) fn observe(&mut self) -> mpsc::Receiver<ReloadReport> {
+        let (observer, reports) = mpsc::channel(EVENTS_WAITING_MAX);
+        self.observer = Some(observer);
+        reports
+    }
+
+    /// A way to end it from within the process, as a signal does.
+    pub(crate) fn stopper(&self) -> Stopper {
+        Stopper(self.sender.clone())
     }
 
     /// Runs until a signal says stop, or, in a bounded run, until all pipelines have ended.
@@ -172,9 +218,11 @@ impl Daemon {
             tracing::error!(%error, "cannot listen for signals");
             return ExitCode::FAILURE;
         }
-        let first = self.look().await;
-        if self.options.bounded && !first.problems_are_harmless() {
+        let first = self.look().await.finish().await;
+        if self.options.bounded {
             eprint!("{}", render::human(&first.problems, false));
+        }
+        if self.options.bounded && !first.problems_are_harmless() {
             return ExitCode::FAILURE;
         }
         let mut watcher = (!self.options.bounded)
@@ -191,12 +239,16 @@ impl Daemon {
         while let Some(event) = self.events.recv().await {
             match event {
                 Event::Files => {
-                    self.look().await;
+                    let changes = self.look().await;
+                    tokio::spawn(changes.finish());
                 }
                 Event::Reload(reply) => {
-                    let report = self.look().await;
-                    // Whoever asked may have gone away.
-                    reply.send(report).ok();
+                    let changes = self.look().await;
+                    tokio::spawn(async move {
+                        let report = changes.finish().await;
+                        // Whoever asked may have gone away.
+                        reply.send(report).ok();
+                    });
                 }
                 Event::Ended if self.options.bounded && self.all_ended() => return self.stop().await,
                 Event::Ended => continue,
@@ -221,26 +273,29 @@ impl Daemon {
         self.pipelines().values().all(|p| matches!(p.supervisor.status().state, State::Finished | State::Failed))
     }
 
-    /// Makes what runs equal to what the files say now.
-    async fn look(&mut self) -> ReloadReport {
+    /// Makes what runs equal to what the files say now. What takes time (last barriers, starts) goes on in the
+    /// [`Changes`] that are returned, so that the loop stays open for other events.
+    async fn look(&mut self) -> Changes {
         let known = self.pipelines().iter().map(|(name, p)| (name.clone(), p.hash.clone())).collect();
         let candidates = self.folder.scan(&known, self.options.bounded).await;
-        let mut report = ReloadReport::default();
-        self.stop_missing(&candidates, &mut report).await;
+        let mut changes = Changes::default();
+        self.stop_missing(&candidates, &mut changes);
         for candidate in candidates {
-            report.problems.extend(candidate.problems.iter().cloned());
-            self.apply(candidate, &mut report).await;
+            changes.report.problems.extend(candidate.problems.iter().cloned());
+            self.apply(candidate, &mut changes);
         }
         let mut problems = self.shared.problems.lock().unwrap_or_else(PoisonError::into_inner);
-        if !report.problems.is_empty() && *problems != report.problems {
-            tracing::warn!("mistakes in the files:\n{}", render::human(&report.problems, false));
+        // A bounded run that cannot start says so itself.
+        if !self.options.bounded && !changes.report.problems.is_empty() && *problems != changes.report.problems {
+            tracing::warn!("mistakes in the files:\n{}", render::human(&changes.report.problems, false));
         }
-        problems.clone_from(&report.problems);
+        problems.clone_from(&changes.report.problems);
         drop(problems);
-        report
+        changes.observer.clone_from(&self.observer);
+        changes
     }
 
-    async fn stop_missing(&mut self, candidates: &[Candidate], report: &mut ReloadReport) {
+    fn stop_missing(&mut self, candidates: &[Candidate], changes: &mut Changes) {
         let missing: Vec<String> = self
             .pipelines()
             .iter()
@@ -255,17 +310,30 @@ impl Daemon {
         for name in missing {
             let Some(pipeline) = self.pipelines().remove(&name) else { continue };
             tracing::info!(pipeline = name, "the file is gone: stopping");
-            pipeline.supervisor.stop(true).await;
-            self.shared.routes.forget(&name);
-            self.shared.metrics.reload(&name, "stopped");
-            report.stopped.push(name);
+            changes.report.stopped.push(name.clone());
+            let shared = self.shared.clone();
+            let stopped = name.clone();
+            let stopping = tokio::spawn(async move {
+                pipeline.supervisor.stop(true).await;
+                shared.routes.forget(&stopped);
+                shared.metrics.reload(&stopped, "stopped");
+                tracing::info!(pipeline = stopped, "stopped");
+            });
+            self.stopping.insert(name, stopping);
         }
+        self.stopping.retain(|_, stopping| !stopping.is_finished());
     }
 
-    async fn apply(&mut self, candidate: Candidate, report: &mut ReloadReport) {
+    fn apply(&mut self, candidate: Candidate, changes: &mut Changes) {
         let name = candidate.name.clone();
         let plan = match candidate.change {
-            folder::Change::None => return,
+            folder::Change::None => {
+                // A mistake that was undone leaves no other trace.
+                if let Some(pipeline) = self.pipelines().get_mut(&name) {
+                    pipeline.problems = candidate.problems;
+                }
+                return;
+            }
             folder::Change::Broken => {
                 self.shared.metrics.reload(&name, "invalid");
                 let mut pipelines = self.pipelines();
@@ -280,64 +348,135 @@ impl Daemon {
         };
         let existing = self.pipelines().contains_key(&name);
         if !existing {
+            let (policy, bounded) = (self.options.state_change, self.options.bounded);
             let supervisor = Supervisor::start(
                 name.clone(),
                 &self.shared.metrics,
-                self.options.state_change,
-                self.options.bounded,
+                policy,
+                bounded,
                 self.sender.clone(),
+                self.options.secrets.clone(),
             );
-            let pipeline = Pipeline {
-                file: candidate.file.clone(),
-                hash: String::new(),
-                supervisor,
-                problems: Vec::new(),
-                refused: None,
-                reloads: 0,
-            };
-            self.pipelines().insert(name.clone(), pipeline);
+            self.pipelines().insert(name.clone(), Pipeline::new(candidate.file.clone(), supervisor));
         }
-        let Some(handle) = self.pipelines().get(&name).map(|pipeline| pipeline.supervisor.handle()) else { return };
-        let result = handle.run(*plan).await;
         let mut pipelines = self.pipelines();
         let Some(pipeline) = pipelines.get_mut(&name) else { return };
         pipeline.file = candidate.file;
         pipeline.problems = candidate.problems;
-        // Also a refused change counts as seen: it is not tried again before the files change again.
+        // It counts as seen, also if it is refused: it is not tried again before the files change again.
         pipeline.hash = candidate.hash;
-        let (outcome, refused) = match result {
-            Ok(()) if existing => ("reloaded", None),
-            Ok(()) => ("started", None),
-            Err(reason) => ("refused", Some(reason)),
-        };
-        pipeline.reloads += u64::from(outcome == "reloaded");
-        pipeline.refused.clone_from(&refused);
+        let handle = pipeline.supervisor.handle();
         drop(pipelines);
-        self.shared.metrics.reload(&name, outcome);
-        match refused {
-            Some(reason) => {
-                tracing::error!(pipeline = name, reason, "the change is refused: what runs stays as it was");
-                report.refused.insert(name, reason);
+        // A pipeline of the same name that is still stopping holds the folder of its state.
+        let stopping = self.stopping.remove(&name);
+        let shared = self.shared.clone();
+        changes.outcomes.push(tokio::spawn(async move {
+            if let Some(Err(error)) = wait(stopping).await {
+                tracing::error!(pipeline = name, %error, "stopping it panicked");
             }
-            None if existing => {
-                tracing::info!(pipeline = name, "reloaded");
-                report.reloaded.push(name);
-            }
-            None => {
-                tracing::info!(pipeline = name, "started");
-                report.started.push(name);
-            }
-        }
+            let result = handle.run(*plan).await;
+            shared.changed(name, existing, result)
+        }));
     }
 
     /// Stops all pipelines, each within its limit, all at the same time.
     async fn stop(self) -> ExitCode {
         let pipelines = std::mem::take(&mut *self.pipelines());
+        let stopping = futures::future::join_all(self.stopping.into_values());
         let failed = pipelines.values().any(|p| p.supervisor.status().state == State::Failed);
-        let stops = pipelines.into_iter().map(|(_, pipeline)| pipeline.supervisor.stop(false));
-        let clean = futures::future::join_all(stops).await.into_iter().all(|clean| clean);
+        let stops = pipelines.into_values().map(|pipeline| pipeline.supervisor.stop(false));
+        let (clean, _) = tokio::join!(futures::future::join_all(stops), stopping);
+        let clean = clean.into_iter().all(|clean| clean);
         tracing::info!("millstream has stopped");
         if clean && !failed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// What a look at the files has set going.
+#[derive(Default)]
+struct Changes {
+    report: ReloadReport,
+    outcomes: Vec<JoinHandle<Outcome>>,
+    observer: Option<mpsc::Sender<ReloadReport>>,
+}
+
+/// What became of a pipeline's change.
+enum Outcome {
+    Started(String),
+    Reloaded(String),
+    Refused(String, String),
+}
+
+impl Changes {
+    /// Waits until all is done.
+    async fn finish(self) -> ReloadReport {
+        let mut report = self.report;
+        for outcome in self.outcomes {
+            match outcome.await {
+                Ok(Outcome::Started(name)) => report.started.push(name),
+                Ok(Outcome::Reloaded(name)) => report.reloaded.push(name),
+                Ok(Outcome::Refused(name, reason)) => {
+                    report.refused.insert(name, reason);
+                }
+                Err(error) => tracing::error!(%error, "a change of a pipeline panicked"),
+            }
+        }
+        if let Some(observer) = &self.observer
+            && observer.try_send(report.clone()).is_err()
+        {
+            tracing::debug!("whoever observes the looks at the files is too slow, or gone");
+        }
+        report
+    }
+}
+
+impl Pipeline {
+    fn new(file: PathBuf, supervisor: Supervisor) -> Self {
+        Self { file, hash: String::new(), supervisor, problems: Vec::new(), refused: None, reloads: 0 }
+    }
+}
+
+impl Shared {
+    /// Notes and says what became of a pipeline's change.
+    fn changed(&self, name: String, existing: bool, result: Result<(), String>) -> Outcome {
+        let outcome = match result {
+            Ok(()) if existing => Outcome::Reloaded(name.clone()),
+            Ok(()) => Outcome::Started(name.clone()),
+            Err(reason) => Outcome::Refused(name.clone(), reason),
+        };
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines.get_mut(&name) {
+            pipeline.reloads += u64::from(matches!(outcome, Outcome::Reloaded(_)));
+            pipeline.refused = match &outcome {
+                Outcome::Refused(_, reason) => Some(reason.clone()),
+                _ => None,
+            };
+        }
+        drop(pipelines);
+        let counted = match &outcome {
+            Outcome::Started(_) => {
+                tracing::info!(pipeline = name, "started");
+                "started"
+            }
+            Outcome::Reloaded(_) => {
+                tracing::info!(pipeline = name, "reloaded");
+                "reloaded"
+            }
+            Outcome::Refused(_, reason) => {
+                tracing::error!(pipeline = name, reason, "the change is refused: what runs stays as it was");
+                "refused"
+            }
+        };
+        self.metrics.reload(&name, counted);
+        outcome
+    }
+}
+
+/// Waits for a task, if there is one.
+async fn wait(task: Option<JoinHandle<()>>) -> Option<Result<(), tokio::task::JoinError>> {
+    match task {
+        Some(task) => Some(task.await),
+        None => None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use millstream_connectors::ErrorKind;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -11,10 +12,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{Event, StateChange};
 use crate::engine::coordinator::Outcome;
 use crate::engine::error::RunError;
-use crate::engine::pipeline::{self, Ingestors, Running};
+use crate::engine::ingestor::Ingestors;
+use crate::engine::pipeline::{self, Running};
 use crate::engine::snapshot::SnapshotStore;
 use crate::metrics::{Metrics, PipelineMetrics};
 use crate::plan::Plan;
+use crate::redact::SharedSecrets;
 
 /// What a pipeline is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -42,6 +45,9 @@ pub(crate) struct Status {
     pub(crate) since: String,
     pub(crate) restarts: u64,
     pub(crate) last_error: Option<String>,
+    /// Why the plan that was loaded last is not the one that runs: it failed at once, and the one before it was started
+    /// again.
+    pub(crate) rolled_back: Option<String>,
 }
 
 enum Command {
@@ -72,12 +78,13 @@ impl Handle {
 
 impl Supervisor {
     /// A supervisor without a plan.
-    pub(crate) fn start(
+    pub(super) fn start(
         name: String,
         metrics: &Arc<Metrics>,
         state_change: StateChange,
         bounded: bool,
         events: mpsc::Sender<Event>,
+        secrets: SharedSecrets,
     ) -> Self {
         let metrics = metrics.pipeline(&name);
         let status = Arc::new(Mutex::new(Status {
@@ -85,11 +92,13 @@ impl Supervisor {
             since: chrono::Utc::now().to_rfc3339(),
             restarts: 0,
             last_error: None,
+            rolled_back: None,
         }));
         let (sender, commands) = mpsc::channel(4);
         let actor = Actor {
             name,
             plan: None,
+            previous: None,
             running: None,
             ingestors: Ingestors::new(),
             metrics: metrics.clone(),
@@ -97,6 +106,7 @@ impl Supervisor {
             state_change,
             bounded,
             events,
+            secrets,
             failures: 0,
             restart_at: None,
         };
@@ -132,6 +142,8 @@ struct Run {
 struct Actor {
     name: String,
     plan: Option<Box<Plan>>,
+    /// The plan before, while the new one has still to show that it works.
+    previous: Option<Box<Plan>>,
     running: Option<Run>,
     ingestors: Ingestors,
     metrics: Arc<PipelineMetrics>,
@@ -139,9 +151,13 @@ struct Actor {
     state_change: StateChange,
     bounded: bool,
     events: mpsc::Sender<Event>,
+    secrets: SharedSecrets,
     failures: u32,
     restart_at: Option<Instant>,
 }
+
+/// So long after a reload a plan is on probation: a failure that a restart will not mend brings back the plan before.
+const PROBATION: Duration = Duration::from_secs(10);
 
 /// How much longer than its own limit a stop may take before its tasks are dropped.
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -182,8 +198,8 @@ impl Actor {
             status.since = chrono::Utc::now().to_rfc3339();
         }
         status.state = state;
-        if error.is_some() {
-            status.last_error = error;
+        if let Some(error) = error {
+            status.last_error = Some(self.secrets.redact(&error));
         }
     }
 
@@ -196,8 +212,12 @@ impl Actor {
         let old = self.plan.replace(plan);
         self.restart_at = None;
         self.failures = 0;
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).rolled_back = None;
         match self.begin().await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.previous = old;
+                Ok(())
+            }
             Err(error) => match old {
                 Some(old) => {
                     self.plan = Some(old);
@@ -285,6 +305,7 @@ impl Actor {
                 self.events.send(Event::Ended).await.ok();
             }
             Ok(Outcome::Stopped) => self.set(State::Stopped, None),
+            Err(error) if self.is_rolled_back(since, &error) => self.restart().await,
             Err(error) => {
                 self.failed(&error);
                 if self.bounded {
@@ -292,6 +313,19 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// A new plan that fails at once, and not for want of the outside world, gives way to the one before it.
+    fn is_rolled_back(&mut self, since: Option<Instant>, error: &RunError) -> bool {
+        let at_once = since.is_some_and(|since| since.elapsed() < PROBATION);
+        let Some(previous) = self.previous.take().filter(|_| at_once && error.kind != ErrorKind::Retry) else {
+            return false;
+        };
+        tracing::error!(pipeline = self.name, %error, "the new plan failed at once: the one before it is started again");
+        self.plan = Some(previous);
+        let reason = self.secrets.redact(&error.to_string());
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).rolled_back = Some(reason);
+        true
     }
 
     /// Says why, and plans the next try.

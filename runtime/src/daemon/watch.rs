@@ -30,10 +30,12 @@ impl Watcher {
             // Reading a file is no change of it.
             Ok(notice) if notice.kind.is_access() => {}
             // A full channel holds a notice already.
-            Ok(_) => drop(notices.try_send(())),
+            Ok(_) => {
+                notices.try_send(()).ok();
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot watch the files; looking at them anyway");
-                drop(notices.try_send(()));
+                notices.try_send(()).ok();
             }
         });
         let watcher = watcher.map_err(|error| {
@@ -105,6 +107,7 @@ pub(crate) fn signals(events: mpsc::Sender<Event>) -> std::io::Result<()> {
             };
             if stop && stopping {
                 tracing::warn!("stopped at once; the next start goes on from the last snapshot");
+                #[expect(clippy::disallowed_methods, reason = "this is what was asked for")]
                 std::process::exit(130);
             }
             stopping |= stop;

@@ -135,6 +135,29 @@ fn to_batch(pipeline: &str, letters: &[Letter]) -> Result<RecordBatch, RunError>
     RecordBatch::try_new(schema(), columns).map_err(|error| RunError::fatal("dead letter", error))
 }
 
+/// At most one line of the log so often: a stream of bad rows must not become a stream of log lines.
+const SAY_PERIOD: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Says in the log that there are letters.
+#[derive(Default)]
+struct Voice {
+    said: Option<tokio::time::Instant>,
+    unsaid: u64,
+}
+
+impl Voice {
+    fn say(&mut self, pipeline: &str, letter: &Letter) {
+        if self.said.is_some_and(|said| said.elapsed() < SAY_PERIOD) {
+            self.unsaid += 1;
+            return;
+        }
+        self.said = Some(tokio::time::Instant::now());
+        let more = std::mem::take(&mut self.unsaid);
+        let (component, reason) = (&letter.component, &letter.reason);
+        tracing::warn!(pipeline, component, reason, more_since_the_last_line = more, "dead letter");
+    }
+}
+
 /// The dead letter's task: writes letters until all senders are gone.
 pub(crate) async fn run(
     pipeline: String,
@@ -146,12 +169,13 @@ pub(crate) async fn run(
     sink.with_retry(component, restored.as_deref()).await?;
     let failed = |error: &millstream_connectors::ConnectorError| RunError::connector(component, error);
     let mut waiting = Vec::new();
+    let mut voice = Voice::default();
     while requests.recv_many(&mut waiting, LETTERS_PER_WRITE).await > 0 {
         let mut letters = Vec::new();
         for request in waiting.drain(..) {
             let done = match request {
                 Request::Letter(letter) => {
-                    tracing::warn!(pipeline, component = letter.component, reason = letter.reason, "dead letter");
+                    voice.say(&pipeline, &letter);
                     letters.push(letter);
                     continue;
                 }

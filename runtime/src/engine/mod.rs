@@ -6,6 +6,7 @@
 //!
 //! **Invariant:** no channel is unbounded; a full one stops its sender, and in the end the source.
 
+pub(crate) mod assembly;
 pub(crate) mod chain;
 pub(crate) mod channel;
 pub(crate) mod connect;
@@ -16,8 +17,9 @@ pub(crate) mod error;
 pub(crate) mod event_time;
 pub(crate) mod exchange;
 pub(crate) mod gate;
+pub(crate) mod ingestor;
 pub(crate) mod operator;
-pub mod operators;
+pub(crate) mod operators;
 pub(crate) mod pipeline;
 pub(crate) mod sink_task;
 pub(crate) mod snapshot;

@@ -186,7 +186,7 @@ impl SourceTask {
         json.insert("position_before".into(), messages.next_position.into());
         for (name, column) in self.metadata.iter().zip(&messages.metadata) {
             let value = column.slice(index.min(column.len()), usize::from(index < column.len()));
-            json.insert(name.clone(), shown(&value).into());
+            json.insert(name.clone(), shown(&value));
         }
         serde_json::to_string(&json).ok()
     }

@@ -54,6 +54,7 @@ impl Engine {
                 while let Some(engine) = ticked.upgrade() {
                     engine.increment_epoch();
                     drop(engine);
+                    #[expect(clippy::disallowed_methods, reason = "this thread is its own")]
                     std::thread::sleep(EPOCH_TICK);
                 }
             })

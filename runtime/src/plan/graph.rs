@@ -36,6 +36,7 @@ pub(crate) struct Node {
 
 /// What a node does.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a plan has a handful of nodes, and they are not moved about")]
 pub(crate) enum NodeKind {
     /// The stream source with this index in the plan.
     Source(usize),

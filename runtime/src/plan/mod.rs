@@ -3,12 +3,15 @@
 //! Building a plan spawns nothing and opens no connection; a plan that fails leaves nothing behind. All problems of all
 //! parts are reported together.
 
+mod functions;
 pub(crate) mod graph;
 mod sinks;
 mod sources;
 mod steps;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +19,12 @@ use std::time::Duration;
 use datafusion::prelude::SessionContext;
 use millstream_connectors::routes::Routes;
 
-use crate::functions::{Engine, Module, ScalarFunction};
+use crate::functions::Engine;
+use crate::spec::draft::{Draft, Gaps};
 use crate::spec::model::{LateSpec, OnError, PipelineSpec};
 use crate::spec::problem::{Part, Problem, Severity, nearest};
+use crate::sql::session;
 use crate::sql::tumble::Streams;
-use crate::sql::{session, types};
 use graph::Graph;
 pub(crate) use sinks::{DeadLetterPlan, Port, SinkPlan};
 pub(crate) use sources::{SourcePlan, TablePlan};
@@ -74,9 +78,17 @@ impl Plan {
     /// is an error.
     pub async fn build(file: &Path, spec: &PipelineSpec, environment: &Environment) -> (Option<Self>, Vec<Problem>) {
         let mut problems = Vec::new();
-        let built = build(file, spec, environment, &mut problems).await;
+        let built = build(file, spec, &Gaps::default(), environment, &mut problems).await;
         let failed = problems.iter().any(|problem| problem.severity == Severity::Error);
         (built.filter(|_| !failed), problems)
+    }
+
+    /// Everything that is wrong with what `draft` knows of a file with mistakes, beyond those mistakes.
+    pub async fn judge(file: &Path, draft: &Draft, environment: &Environment) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        build(file, &draft.spec, &draft.gaps, environment, &mut problems).await;
+        problems.retain(|problem| problem.severity == Severity::Error);
+        problems
     }
 
     /// True where every stream comes to an end by itself.
@@ -105,16 +117,10 @@ impl Plan {
     }
 }
 
-/// The modules of a pipeline, compiled.
-struct Functions {
-    functions: Vec<Arc<dyn ScalarFunction>>,
-    hashes: HashMap<String, String>,
-    files: Vec<PathBuf>,
-}
-
 async fn build(
     file: &Path,
     spec: &PipelineSpec,
+    gaps: &Gaps,
     environment: &Environment,
     problems: &mut Vec<Problem>,
 ) -> Option<Plan> {
@@ -122,17 +128,23 @@ async fn build(
     let name = spec.name.clone().unwrap_or_else(|| {
         file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_else(|| "pipeline".into())
     });
-    let functions = load_functions(spec, &base_dir, environment, problems).await;
     let streams = Streams::default();
-    let session = match session::create(&functions.functions, streams.clone()) {
+    let session = match session::create(streams.clone()) {
         Ok(session) => session,
         Err(error) => {
             problems.push(Problem::new(["functions"], error.strip_backtrace()));
             return None;
         }
     };
+    let functions = functions::load(spec, gaps, &base_dir, environment, &session, problems).await;
     let mut graph = Graph::default();
-    let builder = Builder { name: &name, spec, base_dir: &base_dir, environment, session: &session, streams };
+    let unknown = Unknown {
+        names: gaps.names,
+        relations: gaps.steps.union(&gaps.columns).cloned().collect(),
+        functions: functions.incomplete,
+    };
+    let mut builder =
+        Builder { name: &name, spec, gaps, base_dir: &base_dir, environment, session: &session, streams, unknown };
     let (sources, tables) = builder.sources(&mut graph, problems).await;
     let outputs = builder.steps(&mut graph, &sources, &functions.hashes, problems).await;
     let sinks = builder.sinks(&graph, &outputs, problems);
@@ -164,14 +176,27 @@ async fn build(
 struct Builder<'a> {
     name: &'a str,
     spec: &'a PipelineSpec,
+    gaps: &'a Gaps,
     base_dir: &'a Path,
     environment: &'a Environment,
     session: &'a SessionContext,
     streams: Streams,
+    unknown: Unknown,
+}
+
+/// What cannot be known because of mistakes that have been reported: nothing is said about what depends on it.
+#[derive(Debug, Default)]
+struct Unknown {
+    /// A name that is not known may all the same be one of a source or step.
+    names: bool,
+    /// Sources and steps of unknown columns.
+    relations: BTreeSet<String>,
+    /// A function that is not known may be one of a module that could not be loaded.
+    functions: bool,
 }
 
 /// The spec with secrets in it would not be safe to store; its hash is.
-fn fingerprint(spec: &PipelineSpec, functions: &Functions, tables: &[TablePlan]) -> String {
+fn fingerprint(spec: &PipelineSpec, functions: &functions::Loaded, tables: &[TablePlan]) -> String {
     let mut hasher = blake3::Hasher::new();
     // Debug output shows every field (secrets as stars, so a changed secret is told by the loader's own hash).
     hasher.update(format!("{spec:?}").as_bytes());
@@ -182,46 +207,6 @@ fn fingerprint(spec: &PipelineSpec, functions: &Functions, tables: &[TablePlan])
         hasher.update(format!("{:?}", table.table.schema()).as_bytes());
     }
     hasher.finalize().to_hex()[..16].to_owned()
-}
-
-async fn load_functions(
-    spec: &PipelineSpec,
-    base_dir: &Path,
-    environment: &Environment,
-    problems: &mut Vec<Problem>,
-) -> Functions {
-    let mut loaded = Functions { functions: Vec::new(), hashes: HashMap::new(), files: Vec::new() };
-    for (index, function) in spec.functions.iter().enumerate() {
-        let file = base_dir.join(&function.wasm);
-        loaded.files.push(file.clone());
-        let (engine, spec) = (environment.functions.clone(), function.clone());
-        let module = tokio::task::spawn_blocking(move || Module::load(&engine, &file, &spec, &types::parse)).await;
-        let module = match module {
-            Ok(Ok(module)) => module,
-            Ok(Err(found)) => {
-                problems.extend(found.into_iter().map(|mut problem| {
-                    problem.path.splice(0..0, ["functions".to_owned(), index.to_string()]);
-                    problem
-                }));
-                continue;
-            }
-            Err(error) => {
-                problems.push(Problem::new(["functions", &index.to_string()], format!("cannot be loaded: {error}")));
-                continue;
-            }
-        };
-        for function in module.functions() {
-            let name = function.name().to_owned();
-            if loaded.hashes.insert(name.clone(), module.hash().to_owned()).is_some() {
-                let message = format!("the function `{name}` is already there from another module");
-                let hint = format!("rename one of them: exports: {{{name}: {{name: …}}}}");
-                problems.push(Problem::new(["functions", &index.to_string(), "wasm"], message).hint(hint));
-                continue;
-            }
-            loaded.functions.push(function);
-        }
-    }
-    loaded
 }
 
 /// Sources and steps that nothing reads do work for nobody.
@@ -268,16 +253,13 @@ fn unknown_name(path: &[&str], what: &str, name: &str, names: &[String]) -> Prob
 /// A connector's complaint, as a problem below `path`.
 fn connector_problem(path: &[&str], connector: &str, error: &millstream_connectors::ConnectorError) -> Problem {
     let mut full: Vec<String> = path.iter().map(|part| (*part).to_owned()).collect();
-    match error.option.as_deref() {
-        // `format` and `metadata` stand beside the connector, not in it.
-        Some(option) if option == "format" || option.starts_with("format.") => {
-            full.extend(option.split('.').map(str::to_owned));
-        }
-        Some(option) => {
-            full.push(connector.to_owned());
-            full.extend(option.split('.').filter(|part| !part.is_empty()).map(str::to_owned));
-        }
-        None => full.push(connector.to_owned()),
+    let option = error.option.as_deref().unwrap_or_default();
+    // `columns[2].name` and `columns.2.name` are the same place.
+    let parts: Vec<&str> = option.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
+    // `format` and `metadata` stand beside the connector, not in it.
+    if !matches!(parts.first(), Some(&("format" | "metadata"))) {
+        full.push(connector.to_owned());
     }
+    full.extend(parts.into_iter().map(str::to_owned));
     Problem::new(full, error.message.clone())
 }

@@ -8,9 +8,9 @@ use millstream_connectors::config::SinkConfig;
 use millstream_connectors::{ConnectorError, Sink, SinkContext};
 
 use super::sources::key_of;
-use super::{Builder, connector_problem, unknown_name};
+use super::{Builder, unknown_name};
 use crate::engine::dead_letter;
-use crate::plan::graph::{Graph, NodeId, NodeKind};
+use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::spec::model::SinkSpec;
 use crate::spec::problem::Problem;
 
@@ -83,6 +83,9 @@ impl Builder<'_> {
                 Some(node) => from.push((*node, Port::Main)),
                 None => {
                     failed = true;
+                    if self.unknown.names || self.unknown.relations.contains(read) {
+                        continue;
+                    }
                     let declared = self.spec.steps.contains_key(read) || self.spec.sources.contains_key(read);
                     if !declared {
                         let names: Vec<String> =
@@ -95,15 +98,13 @@ impl Builder<'_> {
                 }
             }
         }
-        let assigns = |step: &Option<String>| {
-            graph.nodes.iter().any(|node| node.step == *step && matches!(node.kind, NodeKind::WindowAssign(_)))
-        };
         for (id, node) in graph.nodes.iter().enumerate() {
             let step = node.step.as_ref().and_then(|step| self.spec.steps.get(step));
-            // Behind a TUMBLE of the same step no row is late for the aggregate that was not late for TUMBLE.
+            // An aggregate has late rows only where another step made its windows; its own step's leave before it.
+            let assigned = |other: &Node| matches!(other.kind, NodeKind::WindowAssign(_)) && other.step == node.step;
             let has_late = match node.kind {
                 NodeKind::WindowAssign(_) => true,
-                NodeKind::Aggregate(_) => !assigns(&node.step),
+                NodeKind::Aggregate(_) => !graph.nodes.iter().any(assigned),
                 _ => false,
             };
             if has_late && step.is_some_and(|step| step.late.to == name) {
@@ -121,7 +122,7 @@ impl Builder<'_> {
             from,
         };
         if let Err(error) = plan.build() {
-            problems.push(connector_problem(&["sinks", name], &key_of(&spec.connector), &error));
+            self.complain(&["sinks", name], &key_of(&spec.connector), &error, problems);
             return None;
         }
         Some(plan)
@@ -140,7 +141,6 @@ impl Builder<'_> {
             (Port::Late, NodeKind::Aggregate(plan)) => plan.input.clone(),
             _ => graph.nodes[*node].schema.clone(),
         };
-        // Late rows of an aggregate over another step's windows have other columns; those go to the dead letter.
         let first = schema_of(from.first()?);
         let shape = |schema: &SchemaRef| -> Vec<_> {
             schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
@@ -196,7 +196,7 @@ impl Builder<'_> {
         match plan.build() {
             Ok(_) => Some(plan),
             Err(error) => {
-                problems.push(connector_problem(&["dead_letter"], &key_of(&plan.config), &error));
+                self.complain(&["dead_letter"], &key_of(&plan.config), &error, problems);
                 None
             }
         }

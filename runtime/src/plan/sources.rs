@@ -90,7 +90,7 @@ pub(super) fn key_of<T: serde::Serialize>(config: &T) -> String {
 impl Builder<'_> {
     /// Plans all sources; those that fail are left out and reported.
     pub(super) async fn sources(
-        &self,
+        &mut self,
         graph: &mut Graph,
         problems: &mut Vec<Problem>,
     ) -> (Vec<SourcePlan>, Vec<TablePlan>) {
@@ -107,9 +107,27 @@ impl Builder<'_> {
                         tables.push(table);
                     }
                 }
+                ConnectorSpec::Unusable => self.columns_alone(name, spec, graph, problems),
+            }
+            if !self.session.table_exist(bare(name)).unwrap_or(false) {
+                self.unknown.relations.insert(name.clone());
             }
         }
         (sources, tables)
+    }
+
+    /// A source whose connector cannot be used is still known by its columns, so that the SQL's own mistakes are found
+    /// in the same go.
+    fn columns_alone(&self, name: &str, spec: &SourceSpec, graph: &mut Graph, problems: &mut Vec<Problem>) {
+        let declared = spec.resolved_columns().filter(|_| !self.gaps.columns.contains(name));
+        let Some(columns) = declared.and_then(|declared| columns(name, declared, problems)) else { return };
+        if spec.table.is_some() {
+            let rows: TableRows = Arc::new(ArcSwap::from_pointee(RecordBatch::new_empty(columns.schema)));
+            return self.register_table(name, rows, problems);
+        }
+        let event_time = event_time(name, spec, &columns.schema, false, problems);
+        let schema = marked(columns.schema.clone(), event_time.as_ref());
+        self.register(name, graph, schema, NodeKind::Source(usize::MAX), problems);
     }
 
     fn source(
@@ -124,9 +142,15 @@ impl Builder<'_> {
         let before = problems.len();
         let connector = key_of(config);
         let columns = self.stream_columns(name, spec, config, &connector, problems)?;
+        let columns_only = problems.len();
         let metadata = metadata(name, spec, config, &connector, problems);
-        let event_time = event_time(name, spec, &columns.schema, config.bounded(), problems);
-        let schema = with_metadata(name, &columns.schema, &metadata, event_time.as_ref(), problems);
+        let metadata_wrong = problems.len() > columns_only;
+        let schema = with_metadata(name, &columns.schema, &metadata, problems);
+        let event_time = match self.gaps.columns.contains(name) {
+            true => None,
+            false => event_time(name, spec, &schema, config.bounded(), problems),
+        };
+        let schema = marked(schema, event_time.as_ref());
         let limits = &self.spec.limits;
         let context = SourceContext {
             pipeline: self.name.to_owned(),
@@ -159,16 +183,15 @@ impl Builder<'_> {
             ingest: config.ingest(),
         };
         let path = ["sources", name];
-        if let Err(error) = source.build() {
-            problems.push(connector_problem(&path, &source.connector, &error));
+        let wrong = [source.build().err(), source.decoder().err()];
+        for error in wrong.into_iter().flatten() {
+            self.complain(&path, &source.connector, &error, problems);
         }
-        if let Err(error) = source.decoder() {
-            problems.push(connector_problem(&path, &source.connector, &error));
-        }
-        if problems.len() > before {
+        if problems.len() > before || self.gaps.incomplete.contains(&path.map(str::to_owned)[..]) {
             // The stream is still known by its columns, so that the SQL's own mistakes are found in the same go.
-            let kind = NodeKind::Source(usize::MAX);
-            self.register(name, graph, schema, kind, problems);
+            if !metadata_wrong && !self.gaps.columns.contains(name) {
+                self.register(name, graph, schema, NodeKind::Source(usize::MAX), problems);
+            }
             return None;
         }
         self.register(name, graph, schema, NodeKind::Source(index), problems);
@@ -186,10 +209,31 @@ impl Builder<'_> {
             kind,
             fingerprint: None,
         });
+        let marked = schema.fields().iter().any(|field| field.metadata().contains_key(EVENT_TIME));
+        let wanted = self.gaps.event_time.contains(name)
+            || self.spec.sources.get(name).is_some_and(|source| source.event_time.is_some());
+        if wanted && !marked {
+            self.streams.add_without_time(name);
+        }
         self.streams.add(name, node, schema.clone());
         let relation = StreamRelation { node, schema, window: None };
         if let Err(error) = self.session.register_table(bare(name), Arc::new(relation)) {
             problems.push(Problem::new(["sources", name], error.strip_backtrace()));
+        }
+    }
+
+    fn register_table(&self, name: &str, rows: TableRows, problems: &mut Vec<Problem>) {
+        if let Err(error) = self.session.register_table(bare(name), Arc::new(TableRelation { rows })) {
+            problems.push(Problem::new(["sources", name], error.strip_backtrace()));
+        }
+    }
+
+    /// Reports what a connector refuses; of one whose options have gaps, only what stands in the file.
+    pub(super) fn complain(&self, path: &[&str], connector: &str, error: &ConnectorError, problems: &mut Vec<Problem>) {
+        let problem = connector_problem(path, connector, error);
+        let incomplete = self.gaps.incomplete.iter().any(|part| part.iter().eq(path.iter()));
+        if !incomplete || error.option.as_deref().is_some_and(|option| !option.is_empty()) {
+            problems.push(problem);
         }
     }
 
@@ -205,11 +249,15 @@ impl Builder<'_> {
         if let Some(declared) = spec.resolved_columns() {
             return columns(name, declared, problems);
         }
+        if self.gaps.columns.contains(name) {
+            // Enough to look at the connector's options.
+            return Some(Columns { schema: Arc::new(Schema::empty()), units: BTreeMap::new() });
+        }
         if let SourceConfig::Generate(generate) = config {
             return match generate.schema() {
                 Ok(schema) => Some(Columns { schema, units: BTreeMap::new() }),
                 Err(error) => {
-                    problems.push(connector_problem(&["sources", name], connector, &error));
+                    self.complain(&["sources", name], connector, &error, problems);
                     None
                 }
             };
@@ -234,10 +282,14 @@ impl Builder<'_> {
             Some(declared) => Some(columns(name, declared, problems)?.schema),
             None => None,
         };
-        let table = match config.build(self.base_dir, declared, spec.format.as_ref()) {
+        let table = match config.build(self.base_dir, declared.clone(), spec.format.as_ref()) {
             Ok(table) => Arc::<dyn Table>::from(table),
             Err(error) => {
-                problems.push(connector_problem(&["sources", name], &key_of(config), &error));
+                if let Some(columns) = declared.filter(|_| !self.gaps.columns.contains(name)) {
+                    let rows = Arc::new(ArcSwap::from_pointee(RecordBatch::new_empty(columns)));
+                    self.register_table(name, rows, problems);
+                }
+                self.complain(&["sources", name], &key_of(config), &error, problems);
                 return None;
             }
         };
@@ -248,9 +300,7 @@ impl Builder<'_> {
             problems.push(unknown_name(&["sources", name, "table", "key"], "column", key, &names));
         }
         let rows: TableRows = Arc::new(ArcSwap::from_pointee(RecordBatch::new_empty(schema)));
-        if let Err(error) = self.session.register_table(bare(name), Arc::new(TableRelation { rows: rows.clone() })) {
-            problems.push(Problem::new(["sources", name], error.strip_backtrace()));
-        }
+        self.register_table(name, rows.clone(), problems);
         Some(TablePlan { name: name.to_owned(), table, key, rows, file: None })
     }
 }
@@ -361,20 +411,14 @@ fn event_time(
     })
 }
 
-/// The columns with those of the metadata, the event time marked.
+/// The columns with those of the metadata.
 fn with_metadata(
     source: &str,
     columns: &SchemaRef,
     metadata: &[(String, MetadataField)],
-    event_time: Option<&EventTimePlan>,
     problems: &mut Vec<Problem>,
 ) -> SchemaRef {
     let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
-    if let Some(event_time) = event_time {
-        let marked = HashMap::from([(EVENT_TIME.to_owned(), source.to_owned())]);
-        let field = fields.remove(event_time.column).with_metadata(marked);
-        fields.insert(event_time.column, field);
-    }
     for (column, field) in metadata {
         if fields.iter().any(|known| known.name() == column) {
             let message = format!("there is already a column `{column}`");
@@ -382,6 +426,17 @@ fn with_metadata(
             continue;
         }
         fields.push(Field::new(column, field.data_type.clone(), true));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// The columns, the event time marked.
+fn marked(columns: SchemaRef, event_time: Option<&EventTimePlan>) -> SchemaRef {
+    let Some(event_time) = event_time else { return columns };
+    let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
+    if let Some(field) = fields.get_mut(event_time.column) {
+        // The same for every source: UNION ALL keeps only what is the same in all its inputs.
+        field.set_metadata(HashMap::from([(EVENT_TIME.to_owned(), "true".to_owned())]));
     }
     Arc::new(Schema::new(fields))
 }

@@ -1,36 +1,45 @@
 //! The steps of a plan: SQL to nodes of the graph, each step after those that it reads.
 
 use std::collections::{BTreeSet, HashMap};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as DfStatement;
-use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, FunctionArg, FunctionArgExpr, Statement, TableFactor, Visit, Visitor,
-};
+use datafusion::sql::sqlparser::ast::Statement;
 use indexmap::IndexMap;
 
 use super::sources::bare;
 use super::{Builder, SourcePlan};
 use crate::plan::graph::{Graph, NodeId, NodeKind};
 use crate::spec::model::StepSpec;
-use crate::spec::problem::{Part, Problem};
+use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::lower::Lowering;
+use crate::sql::mend::{self, Unknown};
+use crate::sql::parse::parse;
 use crate::sql::problems::Context;
 use crate::sql::relation::StreamRelation;
+use crate::sql::survey::{self, Read};
 
-/// The longest SQL text of a step.
-const SQL_BYTES_MAX: usize = 1 << 20;
+/// The most names of one query that are found unknown one after another; each costs a planning.
+const MENDED_MAX: usize = 50;
+
+/// The most expressions that are tried for the place of an error that has none; each costs a planning.
+const TRIED_MAX: usize = 100;
 
 /// A step whose SQL could be parsed.
 struct Parsed<'a> {
     name: &'a str,
     spec: &'a StepSpec,
     statement: Statement,
-    /// The steps that it reads.
-    reads: BTreeSet<String>,
+    /// The names in FROM.
+    reads: Vec<Read>,
+}
+
+impl Parsed<'_> {
+    fn problem(&self, message: impl Into<String>, (line, column): (u64, u64)) -> Problem {
+        Problem::new(["steps", self.name, "sql"], message).at(Part::Text { line, column })
+    }
 }
 
 impl Builder<'_> {
@@ -44,85 +53,216 @@ impl Builder<'_> {
     ) -> IndexMap<String, NodeId> {
         let mut outputs: IndexMap<String, NodeId> =
             sources.iter().map(|source| (source.name.clone(), source.node)).collect();
+        // What is wrong with these has been said; what reads them cannot be judged.
+        let mut failed = self.unknown.relations.clone();
         let mut waiting = Vec::new();
-        let mut failed: BTreeSet<String> = BTreeSet::new();
         for (name, spec) in &self.spec.steps {
             match self.parse(name, spec) {
-                Ok(parsed) => waiting.push(parsed),
+                Ok(parsed) if self.names_are_right(&parsed, problems) => waiting.push(parsed),
+                Ok(parsed) => {
+                    self.refuse(&parsed, problems);
+                    failed.insert(name.clone());
+                }
                 Err(problem) => {
-                    problems.push(problem);
+                    problems.push(*problem);
                     failed.insert(name.clone());
                 }
             }
         }
         while !waiting.is_empty() {
-            let ready =
-                |step: &Parsed<'_>| step.reads.iter().all(|read| outputs.contains_key(read) || failed.contains(read));
-            let Some(next) = waiting.iter().position(ready) else {
-                report_cycle(&waiting, problems);
+            let waits_for = |read: &Read| waiting.iter().any(|step: &Parsed<'_>| step.name == read.name);
+            let Some(next) = waiting.iter().position(|step| !step.reads.iter().any(waits_for)) else {
+                report_cycles(&waiting, problems);
                 break;
             };
             let step = waiting.remove(next);
-            // What is wrong with a step that it reads has been said; this one cannot be judged.
-            if step.reads.iter().any(|read| failed.contains(read)) {
-                failed.insert(step.name.to_owned());
-                continue;
-            }
-            match self.step(&step, graph, function_hashes).await {
-                Ok(node) => {
-                    outputs.insert(step.name.to_owned(), node);
+            let refused = self.refuse(&step, problems);
+            let judged = !step.reads.iter().any(|read| failed.contains(&read.name));
+            let planned = match (judged, refused) {
+                (false, _) => None,
+                (true, true) => {
+                    if let Err(error) = self.logical(&step.statement).await {
+                        self.explain(&step, error, true, graph, function_hashes, problems).await;
+                    }
+                    None
                 }
-                Err(error) => {
-                    problems.push(self.context(step.name, step.spec, Some(&step.statement)).problem(&error));
-                    failed.insert(step.name.to_owned());
-                }
+                (true, false) => match self.step(&step, graph, function_hashes).await {
+                    Ok(node) => Some(node),
+                    Err(error) => {
+                        self.explain(&step, error, false, graph, function_hashes, problems).await;
+                        None
+                    }
+                },
+            };
+            match planned {
+                Some(node) => drop(outputs.insert(step.name.to_owned(), node)),
+                None => drop(failed.insert(step.name.to_owned())),
             }
         }
         outputs
     }
 
     fn context<'a>(&self, name: &str, spec: &'a StepSpec, statement: Option<&'a Statement>) -> Context<'a> {
-        let state = self.session.state();
-        let mut functions: Vec<String> = state.scalar_functions().keys().cloned().collect();
-        functions.extend(state.aggregate_functions().keys().cloned());
-        let relations = self.spec.sources.keys().chain(self.spec.steps.keys()).filter(|other| *other != name);
         Context {
             path: ["steps", name, "sql"].map(str::to_owned).to_vec(),
             sql: &spec.sql,
             statement,
-            relations: relations.cloned().collect(),
-            functions,
+            functions: crate::sql::session::function_names(self.session),
         }
     }
 
-    fn parse<'a>(&self, name: &'a str, spec: &'a StepSpec) -> Result<Parsed<'a>, Problem> {
-        let path = || ["steps", name, "sql"];
-        if spec.sql.len() > SQL_BYTES_MAX {
-            return Err(Problem::new(path(), format!("SQL of more than {SQL_BYTES_MAX} bytes is refused")));
-        }
-        let state = self.session.state();
-        let dialect = state.config_options().sql_parser.dialect;
-        let parsed = state.sql_to_statement(&spec.sql, &dialect);
-        let statement = match parsed.map_err(|error| self.context(name, spec, None).problem(&error))? {
-            DfStatement::Statement(statement) => *statement,
-            other => {
-                let message = format!("a step is one SELECT, not `{other}`");
-                return Err(Problem::new(path(), message).at(Part::Text { line: 1, column: 1 }));
-            }
-        };
-        if !matches!(statement, Statement::Query(_)) {
-            let message = "a step is one SELECT; sources, tables and sinks are declared in YAML";
-            return Err(Problem::new(path(), message).at(Part::Text { line: 1, column: 1 }));
-        }
-        let mut names = Names { names: BTreeSet::new() };
-        let _: ControlFlow<()> = statement.visit(&mut names);
-        let mut reads = names.names;
-        reads.retain(|read| self.spec.steps.contains_key(read));
-        if reads.contains(name) {
-            let message = format!("the step `{name}` reads itself");
-            return Err(Problem::new(path(), message).hint("read a source or another step"));
-        }
+    fn parse<'a>(&self, name: &'a str, spec: &'a StepSpec) -> Result<Parsed<'a>, Box<Problem>> {
+        let statement = parse(&self.session.state(), &self.context(name, spec, None))?;
+        let reads = survey::reads(&statement);
         Ok(Parsed { name, spec, statement, reads })
+    }
+
+    /// Reports the names in FROM that are none of a source or another step.
+    fn names_are_right(&self, step: &Parsed<'_>, problems: &mut Vec<Problem>) -> bool {
+        let before = problems.len();
+        let mut hidden = false;
+        for Read { name, place } in &step.reads {
+            let declared = self.spec.sources.contains_key(name) || self.spec.steps.contains_key(name);
+            if name == step.name {
+                let problem = step.problem(format!("the step `{name}` reads itself"), *place);
+                problems.push(problem.hint("read a source or another step"));
+            } else if !declared && !self.unknown.relations.contains(name) {
+                hidden |= self.unknown.names;
+                if !self.unknown.names {
+                    problems.push(self.unknown_relation(step, name, *place));
+                }
+            }
+        }
+        problems.len() == before && !hidden
+    }
+
+    fn unknown_relation(&self, step: &Parsed<'_>, name: &str, place: (u64, u64)) -> Problem {
+        if self.spec.sinks.contains_key(name) || self.gaps.sinks.contains(name) {
+            let problem = step.problem(format!("`{name}` is a sink; a step reads sources and other steps"), place);
+            return problem.hint("read what the sink takes by its `from:`");
+        }
+        let problem = step.problem(format!("there is no source or step `{name}`"), place);
+        let known = self.spec.sources.keys().chain(self.spec.steps.keys()).filter(|other| *other != step.name);
+        let known: Vec<&str> = known.map(String::as_str).collect();
+        if let Some(other) = known.iter().find(|known| known.to_lowercase() == name.to_lowercase()) {
+            return problem.hint(format!("SQL reads names without quotes in lower case: write \"{other}\""));
+        }
+        let last = name.rsplit('.').next().unwrap_or(name);
+        match nearest(last, known.iter().copied()) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem.hint(format!("there are: {}", known.join(", "))),
+        }
+    }
+
+    /// Reports everything in the query that no stream can do.
+    fn refuse(&self, step: &Parsed<'_>, problems: &mut Vec<Problem>) -> bool {
+        let is_stream = |name: &str| match self.spec.sources.get(name) {
+            Some(source) => source.table.is_none(),
+            None => self.spec.steps.contains_key(name),
+        };
+        let found = survey::refusals(&step.statement, &is_stream);
+        let refused = !found.is_empty();
+        problems.extend(found.into_iter().map(|(refusal, place)| {
+            let mut problem = step.problem(refusal.to_string(), place.unwrap_or((1, 1)));
+            problem.hint = refusal.hint();
+            problem
+        }));
+        refused
+    }
+
+    /// Reports `error`, and every further name of the query that is not known; `names_only` where the query has been
+    /// refused already.
+    async fn explain(
+        &self,
+        step: &Parsed<'_>,
+        mut error: DataFusionError,
+        mut names_only: bool,
+        graph: &mut Graph,
+        function_hashes: &HashMap<String, String>,
+        problems: &mut Vec<Problem>,
+    ) {
+        let mut statement = step.statement.clone();
+        for _ in 0..MENDED_MAX {
+            let context = self.context(step.name, step.spec, Some(&step.statement));
+            let Some(unknown) = context.unknown(&error) else {
+                let Some(problem) = context.problem(&error).filter(|_| !names_only) else { return };
+                let problem = match problem.part {
+                    Part::Value => self.placed(problem, step, &error, graph, function_hashes).await,
+                    _ => problem,
+                };
+                return problems.push(problem);
+            };
+            let places = mend::mend(&mut statement, &unknown);
+            match (&unknown, context.problem(&error)) {
+                (Unknown::Function(_), _) if self.unknown.functions => {}
+                (_, Some(problem)) if !places.is_empty() => {
+                    let everywhere = places
+                        .iter()
+                        .map(|(line, column)| problem.clone().at(Part::Text { line: *line, column: *column }));
+                    problems.extend(everywhere);
+                }
+                (_, problem) => problems.extend(problem),
+            }
+            if places.is_empty() {
+                return;
+            }
+            names_only = true;
+            match self.logical(&statement).await {
+                Ok(_) => return,
+                Err(next) => error = next,
+            }
+        }
+    }
+
+    /// The same problem at the innermost expression without which it does not come up.
+    async fn placed(
+        &self,
+        problem: Problem,
+        step: &Parsed<'_>,
+        error: &DataFusionError,
+        graph: &mut Graph,
+        function_hashes: &HashMap<String, String>,
+    ) -> Problem {
+        let text = error.strip_backtrace();
+        let mut found = None;
+        for index in 0..TRIED_MAX {
+            let Some((statement, place)) = mend::without(&step.statement, index) else { break };
+            let first = graph.nodes.len();
+            let tried = self.lower(step.name, &statement, graph, function_hashes).await;
+            graph.nodes.truncate(first);
+            if place.0 > 0 && tried.err().is_none_or(|error| error.strip_backtrace() != text) {
+                found = Some(place);
+            }
+        }
+        let (line, column) = found.unwrap_or((1, 1));
+        problem.at(Part::Text { line, column })
+    }
+
+    async fn logical(&self, statement: &Statement) -> Result<LogicalPlan, DataFusionError> {
+        let state = self.session.state();
+        let plan = state.statement_to_plan(DfStatement::Statement(Box::new(statement.clone()))).await?;
+        state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})
+    }
+
+    /// Adds the nodes of a query to the graph; after an error some of them may be there.
+    async fn lower(
+        &self,
+        step: &str,
+        statement: &Statement,
+        graph: &mut Graph,
+        function_hashes: &HashMap<String, String>,
+    ) -> Result<NodeId, DataFusionError> {
+        let plan = self.logical(statement).await?;
+        let state = self.session.state();
+        let first = graph.nodes.len();
+        let node = Lowering { graph, state: &state, step, function_hashes, counts: HashMap::new() }.lower(plan)?;
+        // Physical planning has refusals of its own: they belong to the load, not to the start.
+        for node in &graph.nodes[first..] {
+            if let NodeKind::Region(region) = &node.kind {
+                region.instantiate().await?;
+            }
+        }
+        Ok(node)
     }
 
     async fn step(
@@ -131,29 +271,14 @@ impl Builder<'_> {
         graph: &mut Graph,
         function_hashes: &HashMap<String, String>,
     ) -> Result<NodeId, DataFusionError> {
-        let state = self.session.state();
-        let statement = DfStatement::Statement(Box::new(step.statement.clone()));
-        let plan = state.statement_to_plan(statement).await?;
-        let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
-        if matches!(plan, LogicalPlan::Ddl(_) | LogicalPlan::Dml(_) | LogicalPlan::Statement(_)) {
-            return Err(DataFusionError::Plan("a step is one SELECT".into()));
-        }
         let first = graph.nodes.len();
-        let mut lowering = Lowering { graph, state: &state, step: step.name, function_hashes, counts: HashMap::new() };
-        let lowered = lowering.lower(plan);
-        let node = match lowered {
+        let node = match self.lower(step.name, &step.statement, graph, function_hashes).await {
             Ok(node) => node,
             Err(error) => {
                 graph.nodes.truncate(first);
                 return Err(error);
             }
         };
-        // Physical planning has refusals of its own: they belong to the load, not to the start.
-        for node in &graph.nodes[first..] {
-            if let NodeKind::Region(region) = &node.kind {
-                region.instantiate().await?;
-            }
-        }
         self.streams.add(step.name, node, graph.nodes[node].schema.clone());
         let relation = StreamRelation { node, schema: graph.nodes[node].schema.clone(), window: None };
         self.session.register_table(bare(step.name), Arc::new(relation))?;
@@ -161,40 +286,24 @@ impl Builder<'_> {
     }
 }
 
-/// Gathers the names in FROM, also those that TUMBLE takes.
-struct Names {
-    names: BTreeSet<String>,
-}
-
-impl Visitor for Names {
-    type Break = ();
-
-    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-        let (name, arguments) = match factor {
-            TableFactor::Table { name, args, .. } => (name, args.as_ref().map(|args| &args.args)),
-            TableFactor::Function { name, args, .. } => (name, Some(args)),
-            _ => return ControlFlow::Continue(()),
-        };
-        match arguments {
-            None => {
-                let ident = name.0.last().and_then(|part| part.as_ident());
-                self.names.extend(ident.map(|ident| ident.value.clone()));
-            }
-            Some(arguments) => {
-                if let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(SqlExpr::Identifier(ident)))) = arguments.first()
-                {
-                    self.names.insert(ident.value.clone());
+/// Reports the steps that read one another in a circle; those that only wait for such steps are not at fault.
+fn report_cycles(waiting: &[Parsed<'_>], problems: &mut Vec<Problem>) {
+    for step in waiting {
+        let mut seen = BTreeSet::from([step.name]);
+        let mut next: Vec<&str> = vec![step.name];
+        let mut circle = false;
+        while let Some(reader) = next.pop().and_then(|name| waiting.iter().find(|other| other.name == name)) {
+            for read in &reader.reads {
+                circle |= read.name == step.name;
+                if waiting.iter().any(|other| other.name == read.name) && seen.insert(&read.name) {
+                    next.push(&read.name);
                 }
             }
         }
-        ControlFlow::Continue(())
-    }
-}
-
-fn report_cycle(waiting: &[Parsed<'_>], problems: &mut Vec<Problem>) {
-    for step in waiting {
-        let reads: Vec<&str> = step.reads.iter().map(String::as_str).collect();
-        let message = format!("the steps read one another in a circle: `{}` reads {}", step.name, reads.join(", "));
-        problems.push(Problem::new(["steps", step.name, "sql"], message));
+        let first = step.reads.iter().find(|read| waiting.iter().any(|other| other.name == read.name));
+        if let Some(read) = first.filter(|_| circle) {
+            let message = format!("the steps read one another in a circle: `{}` reads `{}`", step.name, read.name);
+            problems.push(step.problem(message, read.place).hint("a step may only read steps that do not read it"));
+        }
     }
 }

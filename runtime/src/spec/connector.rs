@@ -14,11 +14,15 @@ use super::model::SourceSpec;
 /// connector of tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a pipeline has a handful of sources, and they are not moved about")]
 pub enum ConnectorSpec {
     /// A stream.
     Source(SourceConfig),
     /// A table to join with.
     Table(TableConfig),
+    /// Something that cannot be used, and was reported: only in a [`super::draft::Draft`], never from YAML.
+    #[serde(skip)]
+    Unusable,
 }
 
 impl ConnectorSpec {
@@ -26,7 +30,7 @@ impl ConnectorSpec {
     pub fn source(&self) -> Option<&SourceConfig> {
         match self {
             Self::Source(config) => Some(config),
-            Self::Table(_) => None,
+            Self::Table(_) | Self::Unusable => None,
         }
     }
 
@@ -34,7 +38,7 @@ impl ConnectorSpec {
     pub fn table(&self) -> Option<&TableConfig> {
         match self {
             Self::Table(config) => Some(config),
-            Self::Source(_) => None,
+            Self::Source(_) | Self::Unusable => None,
         }
     }
 }

@@ -13,9 +13,18 @@ use super::problem::{Path, Problem};
 /// The pipeline, or what serde refuses.
 pub(super) fn pipeline(root: &Node) -> Result<PipelineSpec, Vec<Problem>> {
     let json = root.to_json();
-    let mut problems = Vec::new();
     // One by one first: so all of them are reported, and the paths lead into them.
-    for (name, source) in entries(&json, "sources") {
+    let problems = parts(&json);
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    part(json, &Path::new()).map_err(|problem| vec![*problem])
+}
+
+/// What serde refuses in connectors and formats, each by itself.
+pub(super) fn parts(json: &Value) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (name, source) in entries(json, "sources") {
         let path = vec!["sources".to_owned(), name.clone()];
         if source["table"].is_null() {
             connector::<SourceConfig>(source, SOURCES, &path, &mut problems);
@@ -24,7 +33,7 @@ pub(super) fn pipeline(root: &Node) -> Result<PipelineSpec, Vec<Problem>> {
         }
         format(source, &path, &mut problems);
     }
-    for (name, sink) in entries(&json, "sinks") {
+    for (name, sink) in entries(json, "sinks") {
         let path = vec!["sinks".to_owned(), name.clone()];
         connector::<SinkConfig>(sink, SINKS, &path, &mut problems);
         format(sink, &path, &mut problems);
@@ -32,10 +41,7 @@ pub(super) fn pipeline(root: &Node) -> Result<PipelineSpec, Vec<Problem>> {
     let path = vec!["dead_letter".to_owned()];
     connector::<SinkConfig>(&json["dead_letter"], SINKS, &path, &mut problems);
     format(&json["dead_letter"], &path, &mut problems);
-    if !problems.is_empty() {
-        return Err(problems);
-    }
-    part(json, &Path::new()).map_err(|problem| vec![*problem])
+    problems
 }
 
 fn entries<'a>(json: &'a Value, key: &str) -> impl Iterator<Item = (&'a String, &'a Value)> {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::check;
 use super::contract;
 use super::deserialise;
+use super::draft::{self, Draft};
 use super::interpolate::Filler;
 use super::limits::{PROBLEMS_MAX, YamlLimits};
 use super::model::PipelineSpec;
@@ -62,6 +63,8 @@ pub struct Loaded {
     /// What it says, where nothing in `problems` is an error. `name` is always set, and the columns of contracts are in
     /// the sources' `columns`.
     pub spec: Option<PipelineSpec>,
+    /// What can still be judged where something is an error: the spec with gaps. `None` where nothing could be read.
+    pub draft: Option<Draft>,
     /// Every mistake.
     pub problems: Vec<Problem>,
     /// From problems to places.
@@ -106,6 +109,7 @@ pub fn load(file: &FilePath, options: &LoadOptions) -> Loaded {
                 file: file.to_owned(),
                 text: "".into(),
                 spec: None,
+                draft: None,
                 problems: vec![*problem],
                 map,
                 secrets: Secrets::default(),
@@ -149,8 +153,18 @@ pub fn load_text(file: &FilePath, text: &str, options: &LoadOptions) -> Loaded {
         files_read: Vec::new(),
         filled_bytes: 0,
     };
-    let spec = loading.run(&text);
-    loading.finish(text, spec)
+    let (spec, draft) = match loading.run(&text) {
+        Some(Outcome::Right(spec)) => (Some(*spec), None),
+        Some(Outcome::Wrong(draft)) => (None, Some(*draft)),
+        None => (None, None),
+    };
+    loading.finish(text, spec, draft)
+}
+
+/// What a tree says.
+enum Outcome {
+    Right(Box<PipelineSpec>),
+    Wrong(Box<Draft>),
 }
 
 struct Loading<'a> {
@@ -165,7 +179,7 @@ struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    fn run(&mut self, text: &Arc<str>) -> Option<PipelineSpec> {
+    fn run(&mut self, text: &Arc<str>) -> Option<Outcome> {
         let id = self.map.add(&self.file, Arc::clone(text));
         let parsed = parse(text, id, &self.options.limits);
         self.problems.extend(parsed.problems);
@@ -183,18 +197,18 @@ impl Loading<'_> {
         self.validate(&mut root);
         check::check(&root, &both, &file_stem(&self.file), &mut self.problems);
         self.map.set_root(id, root);
-        if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
-            return None;
-        }
         let root = self.map.root()?;
+        if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
+            return Some(Outcome::Wrong(Box::new(draft::draft(root, file_stem(&self.file), &mut self.problems))));
+        }
         match deserialise::pipeline(root) {
             Ok(mut spec) => {
                 spec.name.get_or_insert_with(|| file_stem(&self.file));
-                Some(spec)
+                Some(Outcome::Right(Box::new(spec)))
             }
             Err(problems) => {
                 self.problems.extend(problems);
-                None
+                Some(Outcome::Wrong(Box::new(draft::draft(root, file_stem(&self.file), &mut self.problems))))
             }
         }
     }
@@ -318,7 +332,7 @@ impl Loading<'_> {
         }
     }
 
-    fn finish(mut self, text: Arc<str>, spec: Option<PipelineSpec>) -> Loaded {
+    fn finish(mut self, text: Arc<str>, spec: Option<PipelineSpec>, draft: Option<Draft>) -> Loaded {
         if self.problems.len() > PROBLEMS_MAX {
             let more = self.problems.len() - PROBLEMS_MAX;
             self.problems.truncate(PROBLEMS_MAX);
@@ -336,6 +350,7 @@ impl Loading<'_> {
             file: self.file,
             text,
             spec,
+            draft,
             problems: self.problems,
             map: self.map,
             secrets: self.secrets,

@@ -6,6 +6,7 @@ mod check;
 pub mod connector;
 mod contract;
 mod deserialise;
+pub mod draft;
 mod find;
 mod interpolate;
 pub mod limits;
@@ -24,6 +25,7 @@ mod text_map;
 mod validate;
 mod wording;
 
+pub use draft::Draft;
 pub use find::{find, name_clashes};
 pub use limits::YamlLimits;
 pub use load::{Environment, LoadOptions, Loaded, load, load_text};

@@ -94,7 +94,7 @@ pub struct SourceSpec {
 }
 
 impl SourceSpec {
-    fn default_linger() -> Duration {
+    pub(super) fn default_linger() -> Duration {
         Duration::from_millis(5)
     }
 
@@ -214,7 +214,7 @@ impl EventTimeSpec {
 }
 
 /// Options of a table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TableSpec {
     /// The column that tells rows apart; of rows with the same key the last one counts.
@@ -240,6 +240,12 @@ pub struct FunctionSpec {
 }
 
 impl FunctionSpec {
+    /// A place without a module.
+    pub(super) fn nothing() -> Self {
+        let (memory_max, deadline) = (Self::default_memory(), Self::default_deadline());
+        Self { wasm: String::new(), exports: IndexMap::new(), memory_max, deadline }
+    }
+
     fn default_memory() -> ByteSize {
         ByteSize::mib(64)
     }

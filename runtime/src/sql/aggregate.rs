@@ -16,7 +16,7 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 use crate::engine::operators::aggregate::{AggregateCall, AggregatePlan, OutputColumn};
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::sql::WINDOW_BOUND;
-use crate::sql::lower::Lowering;
+use crate::sql::lower::{Lowering, without_event_time};
 use crate::sql::refuse::Refusal;
 
 /// What the region before the operator computes, column by column.
@@ -64,7 +64,8 @@ impl Lowering<'_> {
         if output.len() != aggregate.schema.fields().len() {
             return Err(DataFusionError::Internal("an aggregate's columns are not its groups and its results".into()));
         }
-        let schema = Arc::new(Schema::new(aggregate.schema.fields().clone()));
+        let fields = aggregate.schema.fields().iter().map(|field| without_event_time(field));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone() };
         let fingerprint = self.fingerprint(&aggregate);
         let node = Node {

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::sql::marks;
+use crate::sql::EVENT_TIME;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
@@ -122,7 +123,7 @@ impl Lowering<'_> {
     fn slot(&self, index: usize, schema: &datafusion::common::DFSchema) -> Result<LogicalPlan> {
         let table = format!("__state_{index}");
         let fields =
-            schema.fields().iter().enumerate().map(|(i, field)| field.as_ref().clone().with_name(format!("c{i}")));
+            schema.fields().iter().enumerate().map(|(i, field)| without_event_time(field).with_name(format!("c{i}")));
         let slot = SlotRelation { index, schema: Arc::new(Schema::new(fields.collect::<Vec<Field>>())) };
         let names = schema.iter().enumerate().map(|(i, (qualifier, field))| {
             Expr::Column(Column::new(Some(table.as_str()), format!("c{i}")))
@@ -132,6 +133,13 @@ impl Lowering<'_> {
             .project(names.collect::<Vec<_>>())?
             .build()
     }
+}
+
+/// What comes out of a window is no longer in the order of the time that its rows came with.
+pub(crate) fn without_event_time(field: &Field) -> Field {
+    let mut metadata = field.metadata().clone();
+    metadata.remove(EVENT_TIME);
+    field.clone().with_metadata(metadata)
 }
 
 /// The position of `node` among `inputs`, where it is added if it is new.

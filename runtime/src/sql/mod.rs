@@ -12,14 +12,18 @@ pub(crate) mod clock;
 pub(crate) mod expression;
 pub(crate) mod lower;
 pub(crate) mod marks;
+pub(crate) mod mend;
+pub(crate) mod parse;
 pub(crate) mod problems;
 pub(crate) mod refuse;
 pub(crate) mod region;
 pub(crate) mod relation;
 pub(crate) mod session;
+pub(crate) mod survey;
 pub(crate) mod tumble;
 pub(crate) mod types;
 pub(crate) mod udf;
+pub(crate) mod wording;
 
 /// Field metadata that marks a column as the stream's event time.
 pub(crate) const EVENT_TIME: &str = "millstream.event_time";

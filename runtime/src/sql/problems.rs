@@ -1,10 +1,13 @@
 //! DataFusion's errors as problems at their place in the SQL, with hints.
 
-use datafusion::common::{DataFusionError, SchemaError};
-use datafusion::sql::sqlparser::ast::Statement;
+use datafusion::common::{Column, DataFusionError, SchemaError};
+use datafusion::sql::sqlparser::ast::{Spanned, Statement};
 
 use crate::spec::problem::{Part, Path, Problem, nearest};
+use crate::sql::mend::{self, Unknown};
 use crate::sql::refuse::Refusal;
+use crate::sql::survey;
+use crate::sql::wording::{self, Place, Said, between, capitalised_down, clean};
 
 /// What SQL text is known to be about, for errors.
 pub(crate) struct Context<'a> {
@@ -14,83 +17,155 @@ pub(crate) struct Context<'a> {
     pub(crate) sql: &'a str,
     /// The parsed statement, where it could be parsed.
     pub(crate) statement: Option<&'a Statement>,
-    /// The names that FROM may have.
-    pub(crate) relations: Vec<String>,
     /// The functions there are.
     pub(crate) functions: Vec<String>,
 }
 
 impl Context<'_> {
-    /// `error` as a problem.
-    pub(crate) fn problem(&self, error: &DataFusionError) -> Problem {
-        let problem = |message: String| Problem::new(self.path.clone(), message);
-        if let Some(refusal) = refusal(error) {
-            let mut found = problem(refusal.to_string());
-            found.hint = refusal.hint();
-            return match self.statement.and_then(|statement| refusal.locate(statement)) {
-                Some((line, column)) => found.at(Part::Text { line, column }),
-                None => found,
-            };
-        }
-        if let Some(field) = field_not_found(error) {
-            return self.unknown_column(field);
+    /// The unknown name that `error` is about, if it is about one.
+    pub(crate) fn unknown(&self, error: &DataFusionError) -> Option<Unknown> {
+        if let Some(SchemaError::FieldNotFound { field, .. }) = schema_error(error) {
+            return Some(match field.spans().first() {
+                Some(span) => Unknown::Column((span.start.line, span.start.column)),
+                None => Unknown::Columns(Self::parts(field)),
+            });
         }
         let text = clean(&error.strip_backtrace());
-        if let Some((message, line, column)) = parser_position(&text) {
-            return problem(message).at(Part::Text { line, column });
+        between(&text, "Invalid function '", "'").map(|name| Unknown::Function(name.to_lowercase()))
+    }
+
+    /// `error` as a problem; `None` where it follows from one that was reported.
+    pub(crate) fn problem(&self, error: &DataFusionError) -> Option<Problem> {
+        let problem = |message: String| Problem::new(self.path.clone(), message);
+        if let Some(refusal) = refusal(error) {
+            if *refusal == Refusal::Unjudged {
+                return None;
+            }
+            let mut found = problem(refusal.to_string());
+            found.hint = refusal.hint();
+            return Some(match self.statement.and_then(|statement| refusal.locate(statement)) {
+                Some((line, column)) => found.at(Part::Text { line, column }),
+                None => found,
+            });
         }
-        if let Some(found) = self.unknown_name(&text) {
-            return found;
+        if let Some(error) = schema_error(error) {
+            return Some(self.schema_problem(error));
+        }
+        let text = clean(&error.strip_backtrace());
+        if let Some(name) = between(&text, "Invalid function '", "'") {
+            return Some(self.unknown_function(name));
         }
         let diagnostic = error.diagnostic();
-        let mut found = problem(diagnostic.map_or(text, |diagnostic| capitalised_down(&diagnostic.message)));
-        if let Some(diagnostic) = diagnostic {
-            found.hint = diagnostic.helps.first().map(|help| help.message.clone());
-            if let Some(span) = diagnostic.span {
-                found = found.at(Part::Text { line: span.start.line, column: span.start.column });
-            }
-        }
-        found
-    }
-
-    fn unknown_column(&self, error: &SchemaError) -> Problem {
-        let SchemaError::FieldNotFound { field, valid_fields } = error else {
-            return Problem::new(self.path.clone(), error.to_string());
-        };
-        let names: Vec<String> = valid_fields.iter().map(|column| column.name.clone()).collect();
-        let mut problem = Problem::new(self.path.clone(), format!("there is no column `{}`", field.flat_name()));
-        problem.hint = match nearest(&field.name, names.iter().map(String::as_str)) {
-            Some(name) => Some(format!("did you mean `{name}`?")),
-            None if names.is_empty() => None,
-            None => Some(format!("there are: {}", names.join(", "))),
-        };
-        let span = field.spans().first();
-        let place = span.map(|span| (span.start.line, span.start.column)).or_else(|| find_word(self.sql, &field.name));
-        match place {
-            Some((line, column)) => problem.at(Part::Text { line, column }),
-            None => problem,
-        }
-    }
-
-    /// Unknown tables and functions, which DataFusion reports as text only.
-    fn unknown_name(&self, text: &str) -> Option<Problem> {
-        let (what, name, candidates) = if let Some(name) = between(text, "table '", "'") {
-            let name = name.rsplit('.').next().unwrap_or(name);
-            text.contains("not found").then_some(("source, table or step", name, &self.relations))?
-        } else {
-            ("function", between(text, "Invalid function '", "'")?, &self.functions)
-        };
-        let mut problem = Problem::new(self.path.clone(), format!("there is no {what} `{name}`"));
-        problem.hint = match nearest(name, candidates.iter().map(String::as_str)) {
-            Some(candidate) => Some(format!("did you mean `{candidate}`?")),
-            None if what == "function" => Some("functions of your own come from `functions: [{wasm: …}]`".into()),
-            None => Some(format!("there are: {}", candidates.join(", "))),
-        };
-        Some(match find_word(self.sql, name) {
-            Some((line, column)) => problem.at(Part::Text { line, column }),
-            None => problem,
+        let said = wording::say(&text).unwrap_or_else(|| match diagnostic {
+            Some(diagnostic) => Said {
+                message: capitalised_down(&diagnostic.message),
+                hint: diagnostic.helps.first().map(|help| capitalised_down(&help.message)),
+                place: Place::Unknown,
+            },
+            None => Said { message: capitalised_down(&text), hint: None, place: Place::Unknown },
+        });
+        let mut found = problem(said.message);
+        found.hint = said.hint;
+        let span = diagnostic.and_then(|diagnostic| diagnostic.span);
+        let place = self.place(said.place).or(span.map(|span| (span.start.line, span.start.column)));
+        Some(match place {
+            Some((line, column)) => found.at(Part::Text { line, column }),
+            None => found,
         })
     }
+
+    /// Where the wording says that it is.
+    fn place(&self, place: Place) -> Option<(u64, u64)> {
+        let statement = self.statement?;
+        match place {
+            Place::Unknown => None,
+            Place::Where => mend::clause(statement, |select| select.selection.as_ref().map(Spanned::span)),
+            Place::Having => mend::clause(statement, |select| select.having.as_ref().map(Spanned::span)),
+            Place::Item(index) => mend::clause(statement, |select| select.projection.get(index).map(Spanned::span)),
+            Place::Word(word) => find_word(self.sql, &word),
+        }
+    }
+
+    /// The parts of a column's name, as the query writes them.
+    fn parts(field: &Column) -> Vec<String> {
+        let relation = field.relation.as_ref().map(|relation| relation.table().to_owned());
+        relation.into_iter().chain([field.name.clone()]).collect()
+    }
+
+    fn column_place(&self, field: &Column) -> Option<(u64, u64)> {
+        let span = field.spans().first().map(|span| (span.start.line, span.start.column));
+        let named = || {
+            let mut statement = self.statement?.clone();
+            mend::mend(&mut statement, &Unknown::Columns(Self::parts(field))).first().copied()
+        };
+        span.or_else(named).or_else(|| find_word(self.sql, &field.name))
+    }
+
+    fn schema_problem(&self, error: &SchemaError) -> Problem {
+        let problem = |message: String| Problem::new(self.path.clone(), message);
+        let aliases = self.statement.map(survey::aliases).unwrap_or_default();
+        let (found, place) = match error {
+            SchemaError::FieldNotFound { field, valid_fields } => {
+                let found = problem(format!("there is no column `{}`", field.flat_name()));
+                (self.near_columns(found, field, valid_fields, &aliases), self.column_place(field))
+            }
+            SchemaError::AmbiguousReference { field } if aliases.len() < 2 => {
+                let found = duplicate(problem(format!("the result has two columns named `{}`", field.name)));
+                (found, self.column_place(field))
+            }
+            SchemaError::AmbiguousReference { field } => {
+                let found = problem(format!("`{}` is ambiguous: several of those in FROM have it", field.name));
+                let named = aliases.iter().map(|alias| format!("{alias}.{}", field.name)).collect::<Vec<_>>();
+                (found.hint(format!("say which one: {}", named.join(" or "))), self.column_place(field))
+            }
+            SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+                (duplicate(problem(format!("the result has two columns named `{name}`"))), find_word(self.sql, name))
+            }
+        };
+        match place {
+            Some((line, column)) => found.at(Part::Text { line, column }),
+            None => found,
+        }
+    }
+
+    fn near_columns(&self, problem: Problem, field: &Column, valid: &[Column], aliases: &[String]) -> Problem {
+        let relation = field.relation.as_ref().map(|relation| relation.table());
+        if let Some(relation) = relation.filter(|relation| !aliases.iter().any(|alias| alias == relation)) {
+            let mut problem = problem;
+            problem.message = format!("`{}`: nothing in FROM has the name `{relation}`", field.flat_name());
+            let named: Vec<String> = aliases.iter().map(|alias| format!("`{alias}`")).collect();
+            return problem.hint(format!("there is: {} (an alias takes the place of the name)", named.join(", ")));
+        }
+        let of_relation =
+            |column: &&Column| relation.is_none() || column.relation.as_ref().map(|known| known.table()) == relation;
+        let names: Vec<&str> = valid.iter().filter(of_relation).map(|column| column.name.as_str()).collect();
+        if let Some(other) = names.iter().find(|name| name.to_lowercase() == field.name.to_lowercase()) {
+            return problem.hint(format!("SQL reads names without quotes in lower case: write \"{other}\""));
+        }
+        let in_quotes = self.sql.contains(&format!("\"{}\"", field.name));
+        match nearest(&field.name, names.iter().copied()) {
+            Some(name) => problem.hint(format!("did you mean `{name}`?")),
+            None if in_quotes => problem.hint(format!("double quotes hold names; text is written '{}'", field.name)),
+            None if names.is_empty() => problem,
+            None => problem.hint(format!("there are: {}", names.join(", "))),
+        }
+    }
+
+    fn unknown_function(&self, name: &str) -> Problem {
+        let problem = Problem::new(self.path.clone(), format!("there is no function `{name}`"));
+        let problem = match nearest(name, self.functions.iter().map(String::as_str)) {
+            Some(near) => problem.hint(format!("did you mean `{near}`?")),
+            None => problem.hint("functions of your own come from `functions: [{wasm: …}]`"),
+        };
+        match find_word(self.sql, name) {
+            Some((line, column)) => problem.at(Part::Text { line, column }),
+            None => problem,
+        }
+    }
+}
+
+fn duplicate(problem: Problem) -> Problem {
+    problem.hint("give one of them another name with AS")
 }
 
 fn refusal(error: &DataFusionError) -> Option<&Refusal> {
@@ -103,51 +178,14 @@ fn refusal(error: &DataFusionError) -> Option<&Refusal> {
     }
 }
 
-fn field_not_found(error: &DataFusionError) -> Option<&SchemaError> {
+fn schema_error(error: &DataFusionError) -> Option<&SchemaError> {
     match error {
-        DataFusionError::SchemaError(inner, _) => {
-            matches!(inner.as_ref(), SchemaError::FieldNotFound { .. }).then_some(inner.as_ref())
-        }
-        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => field_not_found(inner),
-        DataFusionError::Shared(inner) => field_not_found(inner),
-        DataFusionError::Collection(errors) => errors.iter().find_map(field_not_found),
+        DataFusionError::SchemaError(inner, _) => Some(inner.as_ref()),
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => schema_error(inner),
+        DataFusionError::Shared(inner) => schema_error(inner),
+        DataFusionError::Collection(errors) => errors.iter().find_map(schema_error),
         _ => None,
     }
-}
-
-/// `text` without the prefixes that say which part of DataFusion complains.
-fn clean(text: &str) -> String {
-    let mut text = text.trim();
-    for prefix in [
-        "Error during planning: ",
-        "SQL error: ",
-        "External error: ",
-        "This feature is not implemented: ",
-        "Execution error: ",
-        "Optimizer rule ",
-        "type_coercion\ncaused by\n",
-    ] {
-        text = text.strip_prefix(prefix).unwrap_or(text).trim_start();
-    }
-    if let Some(inner) = text.strip_prefix("ParserError(\"").and_then(|rest| rest.strip_suffix("\")")) {
-        return inner.replace("\\\"", "\"");
-    }
-    text.strip_prefix("Error during planning: ").unwrap_or(text).to_owned()
-}
-
-/// The parser says its place at the end: `… at Line: 3, Column: 5`.
-fn parser_position(text: &str) -> Option<(String, u64, u64)> {
-    let (message, place) = text.rsplit_once(" at Line: ")?;
-    let (line, column) = place.split_once(", Column: ")?;
-    let column: String = column.chars().take_while(char::is_ascii_digit).collect();
-    let message = message.trim_start_matches("sql parser error: ");
-    Some((capitalised_down(message), line.trim().parse().ok()?, column.parse().ok()?))
-}
-
-fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
-    let from = text.find(start)? + start.len();
-    let length = text[from..].find(end)?;
-    Some(&text[from..from + length])
 }
 
 /// The first place of `word` as a whole word: line and column from 1.
@@ -165,15 +203,4 @@ fn find_word(sql: &str, word: &str) -> Option<(u64, u64)> {
         }
     }
     None
-}
-
-/// Messages continue a sentence; acronyms keep their capitals.
-fn capitalised_down(text: &str) -> String {
-    let mut chars = text.chars();
-    match (chars.next(), chars.next()) {
-        (Some(first), Some(second)) if first.is_uppercase() && second.is_lowercase() => {
-            first.to_lowercase().chain(text.chars().skip(1)).collect()
-        }
-        _ => text.to_owned(),
-    }
 }

@@ -34,8 +34,19 @@ pub(crate) enum Refusal {
     DuplicateColumn(String),
     #[error("{0} needs its input sorted, which is not supported yet")]
     SortedAggregate(String),
+    #[error("{0} of streams would keep every row for ever")]
+    SetOperation(&'static str),
+    #[error("a recursive query over a stream would never end")]
+    Recursive,
+    #[error("the window function {0} is not supported yet")]
+    LaterWindow(String),
+    #[error("{0} is not supported")]
+    Clause(&'static str),
     #[error("`{0}` is not supported over a stream")]
     Other(String),
+    /// What is wrong was reported elsewhere; this is never shown.
+    #[error("this cannot be judged before another mistake is mended")]
+    Unjudged,
 }
 
 impl Refusal {
@@ -44,7 +55,7 @@ impl Refusal {
         let hint = match self {
             Self::NoStream => "name a source (without `table:`) or another step in FROM",
             Self::Distinct => {
-                "use a window: SELECT …, window_start FROM TUMBLE(stream, ts, INTERVAL '1 minute') \
+                "group in a window: SELECT …, window_start FROM TUMBLE(stream, ts, INTERVAL '1 minute') \
                  GROUP BY …, window_start, window_end"
             }
             Self::Over => {
@@ -62,7 +73,24 @@ impl Refusal {
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
             Self::StreamSubquery => "use a table in the subquery",
             Self::DuplicateColumn(_) => "give one of them another name with AS",
-            Self::SortedAggregate(_) | Self::Other(_) => return None,
+            Self::SetOperation("UNION") => "write UNION ALL, which passes on the rows of both",
+            Self::SetOperation(_) => "filter with WHERE, or join with a table (`table:` on the source)",
+            Self::Recursive => "leave RECURSIVE out; a step may read other steps",
+            Self::LaterWindow(_) => "use TUMBLE(stream, ts, INTERVAL '1 minute')",
+            Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
+            Self::Clause("MATCH_RECOGNIZE") => {
+                "aggregate in a window, or look for the pattern in a function of your own"
+            }
+            Self::Clause("PIVOT" | "UNPIVOT") => "write one CASE WHEN … END per column",
+            Self::Clause("TABLESAMPLE") => "filter with WHERE, such as WHERE random() < 0.1",
+            Self::Clause("QUALIFY" | "WINDOW") => {
+                "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"
+            }
+            Self::Clause("TOP" | "FETCH") => "leave it out, or filter with WHERE",
+            Self::Clause("INTO") => "leave it out: a sink takes the step's rows by `from:`",
+            Self::Clause("FOR UPDATE") => "leave it out",
+            Self::Clause(_) => "leave it out",
+            Self::SortedAggregate(_) | Self::Other(_) | Self::Unjudged => return None,
         };
         Some(hint.to_owned())
     }
@@ -70,7 +98,8 @@ impl Refusal {
     /// Where the reason stands in the SQL: line and column from 1.
     pub(crate) fn locate(&self, statement: &Statement) -> Option<(u64, u64)> {
         let mut finder = Finder { refusal: self, found: None };
-        let _: ControlFlow<()> = statement.visit(&mut finder);
+        // A visit that breaks off has found what it looked for.
+        let (ControlFlow::Continue(()) | ControlFlow::Break(())) = statement.visit(&mut finder);
         finder.found.filter(|span| span.start.line > 0).map(|span| (span.start.line, span.start.column))
     }
 }

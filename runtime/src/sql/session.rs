@@ -5,19 +5,14 @@ use std::sync::Arc;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::functions::ScalarFunction;
 use crate::sql::clock;
 use crate::sql::tumble::{Streams, TumblePlanner};
-use crate::sql::udf::WasmFunction;
 
 /// The rows per batch inside a physical plan.
 const BATCH_ROWS: usize = 8192;
 
-/// A session with every DataFusion function, the JSON functions, the clock and `functions`.
-pub(crate) fn create(
-    functions: &[Arc<dyn ScalarFunction>],
-    streams: Streams,
-) -> datafusion::common::Result<SessionContext> {
+/// A session with every DataFusion function, the JSON functions and the clock.
+pub(crate) fn create(streams: Streams) -> datafusion::common::Result<SessionContext> {
     let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(BATCH_ROWS);
     let options = config.options_mut();
     // A plan that is run again and again must not carry filters from one run into the next.
@@ -32,8 +27,12 @@ pub(crate) fn create(
     for function in clock::functions() {
         context.register_udf(function);
     }
-    for function in functions {
-        context.register_udf(WasmFunction::create(function.clone()));
-    }
     Ok(context)
+}
+
+/// The names of all functions that SQL can call.
+pub(crate) fn function_names(session: &SessionContext) -> Vec<String> {
+    let state = session.state();
+    let names = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
+    names.chain(state.window_functions().keys()).cloned().collect()
 }

@@ -3,7 +3,7 @@
 //! It only resolves and checks; assigning rows to windows is the operator
 //! [`crate::engine::operators::window_assign`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, Schema, SchemaRef, TimeUnit};
@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::plan::graph::NodeId;
 use crate::spec::problem::nearest;
+use crate::sql::refuse::Refusal;
 use crate::sql::relation::StreamRelation;
 use crate::sql::{EVENT_TIME, WINDOW_BOUND};
 
@@ -37,20 +38,41 @@ const LATER: &[&str] = &["hop", "cumulate", "session"];
 /// The streams that TUMBLE may name. (DataFusion finds the tables of a statement before it plans it, and does not look
 /// into a table function's arguments.)
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Streams(Arc<Mutex<BTreeMap<String, (NodeId, SchemaRef)>>>);
+pub(crate) struct Streams(Arc<Mutex<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    streams: BTreeMap<String, (NodeId, SchemaRef)>,
+    /// Streams whose event time has a mistake that was reported.
+    without_time: BTreeSet<String>,
+}
 
 impl Streams {
     /// Makes the output of `node` known as `name`.
     pub(crate) fn add(&self, name: &str, node: NodeId, schema: SchemaRef) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), (node, schema));
+        self.known().streams.insert(name.to_owned(), (node, schema));
+    }
+
+    /// Remembers that the event time of `name` cannot be judged.
+    pub(crate) fn add_without_time(&self, name: &str) {
+        self.known().without_time.insert(name.to_owned());
     }
 
     fn get(&self, name: &str) -> Option<(NodeId, SchemaRef)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.known().streams.get(name).cloned()
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+        self.known().streams.keys().cloned().collect()
+    }
+
+    /// True where some stream's event time cannot be judged: it may be the one that a step passes on.
+    fn some_without_time(&self) -> bool {
+        !self.known().without_time.is_empty()
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,7 +110,15 @@ fn at(message: String, place: &impl Spanned) -> datafusion::common::DataFusionEr
     plan_datafusion_err!("{message}").with_diagnostic(Diagnostic::new_error(message, span))
 }
 
-const USAGE: &str = "TUMBLE(stream, time column, INTERVAL '1 minute' [, INTERVAL 'offset'])";
+/// The same, with what to write instead.
+fn at_with(message: String, hint: impl Into<String>, place: &impl Spanned) -> datafusion::common::DataFusionError {
+    let span = Span::try_from_sqlparser_span(place.span());
+    let diagnostic = Diagnostic::new_error(&message, span).with_help(hint, None);
+    plan_datafusion_err!("{message}").with_diagnostic(diagnostic)
+}
+
+/// How it is written.
+pub(crate) const USAGE: &str = "TUMBLE(stream, time column, INTERVAL '1 minute' [, INTERVAL 'offset'])";
 
 fn plan_tumble(
     name: &ObjectName,
@@ -101,22 +131,24 @@ fn plan_tumble(
     for argument in arguments {
         match argument {
             FunctionArg::Unnamed(FunctionArgExpr::Expr(expression)) => expressions.push(expression.clone()),
-            other => return Err(at(format!("{other} is no argument of TUMBLE; write {USAGE}"), other)),
+            other => {
+                return Err(at_with(format!("`{other}` is no argument of TUMBLE"), format!("write {USAGE}"), other));
+            }
         }
     }
     let (stream, time, size, offset) = match &expressions[..] {
         [stream, time, size] => (stream, time, size, None),
         [stream, time, size, offset] => (stream, time, size, Some(offset)),
         _ => {
-            let message = format!("TUMBLE takes 3 or 4 arguments and has {}; write {USAGE}", expressions.len());
-            return Err(at(message, name));
+            let message = format!("TUMBLE takes 3 or 4 arguments and has {}", expressions.len());
+            return Err(at_with(message, format!("write {USAGE}"), name));
         }
     };
     let (relation, reference) = stream_argument(stream, streams, context)?;
-    let time_column = time_argument(time, &relation, context)?;
+    let time_column = time_argument(time, &relation, streams, context)?;
     let size_ns = interval_argument("size", size, context)?;
     if size_ns <= 0 {
-        return Err(at("the window's size must be more than 0".into(), size));
+        return Err(at_with("the window's size must be more than 0".into(), "such as INTERVAL '1 minute'", size));
     }
     let offset_ns = offset.map_or(Ok(0), |offset| interval_argument("offset", offset, context))?;
     let window = Tumble { time_column, size_ns, offset_ns };
@@ -152,20 +184,20 @@ fn stream_argument(
 ) -> Result<(StreamRelation, TableReference)> {
     let SqlExpr::Identifier(ident) = argument else {
         let message = format!("TUMBLE's first argument is the name of a source or step, not `{argument}`");
-        return Err(at(message, argument));
+        return Err(at_with(message, "make the query a step of its own, and write that step's name", argument));
     };
     let name = context.normalize_ident(ident.clone());
     let Some((node, schema)) = streams.get(&name) else {
         let names = streams.names();
-        let mut error = Diagnostic::new_error(
-            format!("`{name}` is not a stream; TUMBLE takes a source or a step by its name"),
-            Span::try_from_sqlparser_span(argument.span()),
-        );
-        match nearest(&name, names.iter().map(String::as_str)) {
-            Some(near) => error.add_help(format!("did you mean `{near}`?"), None),
-            None => error.add_help(format!("there are: {}", names.join(", ")), None),
-        }
-        return Err(plan_datafusion_err!("`{name}` is not a stream").with_diagnostic(error));
+        let message = format!("`{name}` is not a stream; TUMBLE takes a source or a step by its name");
+        let hint = match nearest(&name, names.iter().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!(
+                "a table has no windows, and a query behind WITH must be a step of its own; streams here: {}",
+                names.join(", ")
+            ),
+        };
+        return Err(at_with(message, hint, argument));
     };
     Ok((StreamRelation { node, schema, window: None }, TableReference::bare(name)))
 }
@@ -174,6 +206,7 @@ fn stream_argument(
 fn time_argument(
     argument: &SqlExpr,
     stream: &StreamRelation,
+    streams: &Streams,
     context: &mut dyn RelationPlannerContext,
 ) -> Result<usize> {
     let ident = match argument {
@@ -186,13 +219,18 @@ fn time_argument(
     let name = context.normalize_ident(ident);
     let event_time = stream.schema.fields().iter().position(|field| field.metadata().contains_key(EVENT_TIME));
     let Some(event_time) = event_time else {
-        let message = "this stream has no event time: give its source `event_time: {column: …, watermark: …}`, and let \
-                       the steps in between pass that column on";
-        return Err(at(message.into(), argument));
+        if streams.some_without_time() {
+            return Err(Refusal::Unjudged.into());
+        }
+        let hint = "give its source `event_time: {column: …, watermark: …}`, and let the steps in between pass that \
+                    column on";
+        return Err(at_with("this stream has no event time".into(), hint, argument));
     };
     let expected = stream.schema.field(event_time);
     if expected.name() != &name {
-        return Err(at(format!("`{name}` is not the event-time column; that is `{}`", expected.name()), argument));
+        let hint = format!("write `{}`", expected.name());
+        let message = format!("`{name}` is not the event-time column; that is `{}`", expected.name());
+        return Err(at_with(message, hint, argument));
     }
     if !matches!(expected.data_type(), DataType::Timestamp(_, _)) {
         return Err(at(format!("`{name}` is {}, not a timestamp", expected.data_type()), argument));
@@ -203,7 +241,7 @@ fn time_argument(
 /// A fixed interval in nanoseconds.
 fn interval_argument(what: &str, argument: &SqlExpr, context: &mut dyn RelationPlannerContext) -> Result<i64> {
     let expression = context.sql_to_expr(argument.clone(), &DFSchema::empty())?;
-    let wrong = || at(format!("the window's {what} is an interval, such as INTERVAL '1 minute'"), argument);
+    let wrong = || at_with(format!("the window's {what} is an interval"), "write it so: INTERVAL '1 minute'", argument);
     let (Expr::Literal(value, _), negative) = (match &expression {
         Expr::Negative(inner) => (inner.as_ref(), true),
         other => (other, false),
@@ -218,8 +256,8 @@ fn interval_argument(what: &str, argument: &SqlExpr, context: &mut dyn RelationP
             .checked_mul(DAY_NS)
             .and_then(|days| days.checked_add(i64::from(interval.milliseconds) * 1_000_000)),
         ScalarValue::IntervalMonthDayNano(Some(_)) | ScalarValue::IntervalYearMonth(Some(_)) => {
-            let message = format!("the window's {what} cannot be months or years yet; days are 24 hours");
-            return Err(at(message, argument));
+            let message = format!("the window's {what} cannot be months or years");
+            return Err(at_with(message, "use days or hours, such as INTERVAL '30 days'", argument));
         }
         _ => return Err(wrong()),
     };

@@ -2,6 +2,7 @@
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use datafusion::error::DataFusionError;
 
 use crate::engine::dead_letter::Letter;
 use crate::engine::error::RunError;
@@ -32,7 +33,7 @@ impl Operator for Stateless {
             match self.region.run(input, &part).await {
                 Ok(batches) => out.batches.extend(batches),
                 Err(error) if self.on_error == OnError::Fail => {
-                    return Err(RunError::fatal(format!("step {}", self.step), error.strip_backtrace()));
+                    return Err(RunError::fatal(format!("step {}", self.step), reason(&error)));
                 }
                 Err(_) if part.num_rows() > 1 => {
                     let middle = part.num_rows() / 2;
@@ -41,10 +42,18 @@ impl Operator for Stateless {
                 }
                 Err(error) => {
                     let component = format!("step {}", self.step);
-                    out.letters.push(Letter::row(component, &error.strip_backtrace(), &part));
+                    out.letters.push(Letter::row(component, &reason(&error), &part));
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// What went wrong, without the names of the layers that it came through.
+fn reason(error: &DataFusionError) -> String {
+    match error.find_root() {
+        DataFusionError::External(error) => error.to_string(),
+        other => other.strip_backtrace(),
     }
 }

@@ -49,7 +49,7 @@ impl Operator for WindowAssign {
         let (mut starts, mut ends) = (Vec::with_capacity(batch.num_rows()), Vec::with_capacity(batch.num_rows()));
         let (mut late, mut broken) = (vec![false; batch.num_rows()], Vec::new());
         let mut any_late = false;
-        for row in 0..batch.num_rows() {
+        for (row, is_late) in late.iter_mut().enumerate() {
             let window = (!values.is_null(row))
                 .then(|| values.value(row).checked_mul(factor))
                 .flatten()
@@ -58,7 +58,7 @@ impl Operator for WindowAssign {
             if window.is_none() {
                 broken.push(row);
             } else if end <= self.watermark {
-                late[row] = true;
+                *is_late = true;
                 any_late = true;
             }
             starts.push(start / factor);

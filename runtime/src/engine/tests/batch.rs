@@ -29,7 +29,9 @@ pub(super) fn rows_of(batches: &[RecordBatch]) -> Vec<Vec<Cell>> {
             batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options).unwrap()).collect();
         for row in 0..batch.num_rows() {
             let cells = batch.columns().iter().zip(&columns).map(|(column, shown)| match column.data_type() {
-                DataType::Float64 if column.is_valid(row) => Cell::Float(column.as_primitive::<Float64Type>().value(row)),
+                DataType::Float64 if column.is_valid(row) => {
+                    Cell::Float(column.as_primitive::<Float64Type>().value(row))
+                }
                 _ => Cell::Text(shown.value(row).to_string()),
             });
             rows.push(cells.collect::<Vec<_>>());
@@ -134,7 +136,9 @@ pub(super) fn with_windows(batch: &RecordBatch, size: Size) -> RecordBatch {
         cast(&values, &DataType::Timestamp(*unit, zone.clone())).unwrap()
     };
     let mut fields: Vec<_> = batch.schema().fields().iter().cloned().collect();
-    fields.extend(["window_start", "window_end"].map(|name| Arc::new(Field::new(name, times.data_type().clone(), false))));
+    fields.extend(
+        ["window_start", "window_end"].map(|name| Arc::new(Field::new(name, times.data_type().clone(), false))),
+    );
     let mut columns = batch.columns().to_vec();
     columns.extend([column(&|bounds| bounds.0), column(&|bounds| bounds.1)]);
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
@@ -177,4 +181,3 @@ impl Batch {
 
 /// The same unit everywhere, for messages.
 pub(super) const MS: i64 = 1_000_000;
-

@@ -150,7 +150,8 @@ impl Scenario {
                 self.delay_ns() / MS
             );
         }
-        yaml += "  t:\n    file: {path: t.jsonl}\n    table: {}\n    columns: {tg: int, name: text, w: double}\nsteps:\n";
+        yaml +=
+            "  t:\n    file: {path: t.jsonl}\n    table: {}\n    columns: {tg: int, name: text, w: double}\nsteps:\n";
         let step = |name: &str, sql: &str, more: &str| {
             format!("  {name}:\n    sql: {}\n{more}", serde_json::to_string(sql).unwrap())
         };
@@ -198,7 +199,8 @@ impl Scenario {
         for (source, script) in &scripts {
             let times = nanoseconds(script.rows.column_by_name("ts").unwrap());
             let all_ids = ids(&script.rows);
-            let timeless: BTreeSet<i64> = all_ids.iter().zip(&times).filter(|(_, t)| t.is_none()).map(|(i, _)| *i).collect();
+            let timeless: BTreeSet<i64> =
+                all_ids.iter().zip(&times).filter(|(_, t)| t.is_none()).map(|(i, _)| *i).collect();
             without_time += timeless.len();
             watermark_of.extend(all_ids.into_iter().zip(watermarks(&times, &script.partitions, self.delay_ns())));
             let rows = without(&script.rows, &timeless);

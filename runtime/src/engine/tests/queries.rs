@@ -165,12 +165,14 @@ fn window() -> impl Strategy<Value = Last> {
     let having = prop_oneof![Just(""), Just(" HAVING count(*) > 1"), Just(" HAVING sum(n) > 0")];
     (1..20_i64, -9..9_i64, keys, aggregates, predicate, having, any::<bool>(), 0..3_u8, 0..3_u8).prop_map(
         |(size, offset, keys, aggregates, predicate, having, join, bounds, post)| {
-            let bounds: &[&str] = [&["window_start", "window_end"][..], &["window_start"], &["window_end"]][bounds as usize];
+            let bounds: &[&str] =
+                [&["window_start", "window_end"][..], &["window_start"], &["window_end"]][bounds as usize];
             let keys: Vec<&str> = keys.into_iter().map(|key| KEYS[key]).collect();
             let grouped: Vec<&str> = bounds.iter().chain(&keys).copied().collect();
             let mut columns: Vec<String> = bounds.iter().map(|bound| (*bound).to_owned()).collect();
             columns.extend(keys.iter().enumerate().map(|(index, key)| format!("{key} AS key{index}")));
-            let called = aggregates.iter().enumerate().map(|(index, call)| format!("{} AS a{index}", AGGREGATES[*call]));
+            let called =
+                aggregates.iter().enumerate().map(|(index, call)| format!("{} AS a{index}", AGGREGATES[*call]));
             columns.extend(called);
             let join = if join && predicate == Some(0) { " JOIN t ON g = tg" } else { "" };
             let filter = predicate.map_or(String::new(), |index| format!(" WHERE {}", PREDICATES[index]));
@@ -194,11 +196,13 @@ fn window() -> impl Strategy<Value = Last> {
 
 pub(super) fn query() -> impl Strategy<Value = Query> {
     let stateless = (0..LAST_STATELESS.len()).prop_map(|index| Last::Stateless(LAST_STATELESS[index].to_owned()));
-    (before(), prop_oneof![1 => stateless, 5 => window()]).prop_map(|((steps, relation, two_sources, one_way), last)| {
-        let last = match last {
-            Last::Stateless(sql) => Last::Stateless(sql.replace("{R}", &relation)),
-            window => window,
-        };
-        Query { steps, relation, two_sources, one_way, last }
-    })
+    (before(), prop_oneof![1 => stateless, 5 => window()]).prop_map(
+        |((steps, relation, two_sources, one_way), last)| {
+            let last = match last {
+                Last::Stateless(sql) => Last::Stateless(sql.replace("{R}", &relation)),
+                window => window,
+            };
+            Query { steps, relation, two_sources, one_way, last }
+        },
+    )
 }

@@ -1,0 +1,40 @@
+//! What `check` says, as a user sees it: YAML in, rendered mistakes out.
+
+mod sql;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use millstream_connectors::routes::Routes;
+
+use super::{Environment, Plan};
+use crate::functions::Engine;
+use crate::spec::{LoadOptions, Located, load_text, render};
+
+/// All mistakes of a text that stands in `file`.
+async fn located(file: &Path, text: &str) -> Vec<Located> {
+    let loaded = load_text(file, text, &LoadOptions::default());
+    let environment = Environment {
+        functions: Engine::new(None).unwrap(),
+        routes: Arc::new(Routes::default()),
+        data_dir: "never-written".into(),
+    };
+    let further = match (&loaded.spec, &loaded.draft) {
+        (Some(spec), _) => Plan::build(file, spec, &environment).await.1,
+        (None, Some(draft)) => Plan::judge(file, draft, &environment).await,
+        (None, None) => Vec::new(),
+    };
+    loaded.located(&further)
+}
+
+/// Runs on a thread with the stack of tokio's workers, which is what the daemon has.
+fn on_worker<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async { tokio::spawn(work).await.unwrap() })
+}
+
+/// What a user sees.
+fn shown(text: &str) -> String {
+    let text = text.to_owned();
+    on_worker(async move { render::human(&located(Path::new("p.yaml"), &text).await, false) })
+}

@@ -1,0 +1,23 @@
+SELECT device temp, FROM readings
+--
+SELECT device, FROM readings
+--
+SELECT device FROM readings;
+--
+SELECT device FROM readings UNION ALL SELECT v FROM others
+--
+SELECT window_end, count(*) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_end
+--
+SELECT array_agg(temp ORDER BY hum), window_start FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end
+--
+SELECT window_start, median(DISTINCT temp), first_value(temp ORDER BY hum) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end
+--
+SELECT r.device FROM readings r JOIN devices d
+--
+SELECT current_timestamp, extract(minit FROM ts), date_trunc('minit', ts) FROM readings
+--
+SELECT temp / 0, 1/0 FROM readings
+--
+SELECT generate_series(1, n) FROM readings
+--
+(SELECT device FROM readings)

@@ -1,0 +1,309 @@
+//! What can be told of a query from its syntax alone: the names that it reads, and everything in it that no stream
+//! can do, each at its place.
+//!
+//! DataFusion stops at the first mistake, and lowering at the first refusal; here all refusals are gathered. Lowering
+//! refuses the same things again (it is what the engine's invariants rest on), so a form that is missed here is still
+//! refused, only alone.
+
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    Distinct, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, Join, JoinOperator, Query, Select, SetExpr,
+    SetOperator, SetQuantifier, Spanned, Statement, TableFactor, TableFunctionArgs, Visit, Visitor,
+};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use crate::sql::refuse::Refusal;
+
+/// A refusal and where it stands: line and column from 1, where that is known.
+pub(crate) type Found = (Refusal, Option<(u64, u64)>);
+
+/// The name that SQL reads: lower case, where it is not in quotes.
+pub(crate) fn normalised(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+}
+
+/// A name in FROM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Read {
+    /// As SQL reads it; with its parts joined by dots, where it has several.
+    pub(crate) name: String,
+    /// Line and column, from 1.
+    pub(crate) place: (u64, u64),
+}
+
+/// The names in FROM, also those that a window function takes, without those that WITH declares.
+pub(crate) fn reads(statement: &impl Visit) -> Vec<Read> {
+    let mut names = Names::default();
+    let _: ControlFlow<()> = statement.visit(&mut names);
+    names.read.retain(|read| !names.declared.contains(&read.name));
+    names.read
+}
+
+#[derive(Default)]
+struct Names {
+    read: Vec<Read>,
+    declared: BTreeSet<String>,
+}
+
+impl Visitor for Names {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        let declared = query.with.iter().flat_map(|with| &with.cte_tables).map(|cte| normalised(&cte.alias.name));
+        self.declared.extend(declared);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        self.read.extend(name_of(factor));
+        ControlFlow::Continue(())
+    }
+}
+
+/// The name that a factor of FROM reads; of a window function the one in its arguments.
+fn name_of(factor: &TableFactor) -> Option<Read> {
+    let (name, arguments) = match factor {
+        TableFactor::Table { name, args, .. } => (name, args.as_ref().map(|args| &args.args)),
+        TableFactor::Function { name, args, .. } => (name, Some(args)),
+        _ => return None,
+    };
+    let read = |name, span: Span| Read { name, place: (span.start.line, span.start.column) };
+    match arguments {
+        None => {
+            let parts: Vec<String> = name.0.iter().filter_map(|part| part.as_ident().map(normalised)).collect();
+            Some(read(parts.join("."), name.span()))
+        }
+        Some(arguments) => match arguments.first()? {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(ident))) => {
+                Some(read(normalised(ident), ident.span))
+            }
+            _ => None,
+        },
+    }
+}
+
+/// The names by which columns can be told apart: aliases, and names without one.
+pub(crate) fn aliases(statement: &Statement) -> Vec<String> {
+    #[derive(Default)]
+    struct Aliases(Vec<String>);
+    impl Visitor for Aliases {
+        type Break = ();
+
+        fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+            let alias = match factor {
+                TableFactor::Table { alias, .. }
+                | TableFactor::Derived { alias, .. }
+                | TableFactor::Function { alias, .. }
+                | TableFactor::UNNEST { alias, .. }
+                | TableFactor::NestedJoin { alias, .. } => alias.as_ref(),
+                _ => None,
+            };
+            let name = alias.map(|alias| normalised(&alias.name)).or_else(|| name_of(factor).map(|read| read.name));
+            self.0.extend(name.filter(|name| !self.0.contains(name)));
+            ControlFlow::Continue(())
+        }
+    }
+    let mut aliases = Aliases::default();
+    let _: ControlFlow<()> = statement.visit(&mut aliases);
+    aliases.0
+}
+
+/// Everything in `statement` that a stream cannot do; `is_stream` knows the names of streams.
+pub(crate) fn refusals(statement: &Statement, is_stream: &dyn Fn(&str) -> bool) -> Vec<Found> {
+    let mut survey = Survey { is_stream, streams: BTreeSet::new(), found: Vec::new(), arguments: Vec::new() };
+    let _: ControlFlow<()> = statement.visit(&mut survey);
+    survey.found
+}
+
+struct Survey<'a> {
+    is_stream: &'a dyn Fn(&str) -> bool,
+    /// The names that WITH gives to queries over streams.
+    streams: BTreeSet<String>,
+    found: Vec<Found>,
+    /// Queries that are arguments of a table function.
+    arguments: Vec<Span>,
+}
+
+impl Survey<'_> {
+    fn refuse(&mut self, refusal: Refusal, span: Span) {
+        let place = (span.start.line > 0).then_some((span.start.line, span.start.column));
+        if !self.found.iter().any(|(known, at)| *known == refusal && *at == place) {
+            self.found.push((refusal, place));
+        }
+    }
+
+    /// True where `part` reads a stream, at any depth.
+    fn reads_stream(&self, part: &impl Visit) -> bool {
+        let mut names = Names::default();
+        let _: ControlFlow<()> = part.visit(&mut names);
+        names.read.iter().any(|read| (self.is_stream)(&read.name) || self.streams.contains(&read.name))
+    }
+
+    fn query(&mut self, query: &Query) {
+        if let Some(with) = &query.with {
+            for cte in &with.cte_tables {
+                if self.reads_stream(cte.query.as_ref()) {
+                    self.streams.insert(normalised(&cte.alias.name));
+                }
+            }
+        }
+        if !self.reads_stream(query) {
+            return;
+        }
+        if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
+            self.refuse(Refusal::Recursive, with.with_token.0.span);
+        }
+        if let Some(order) = &query.order_by {
+            self.refuse(Refusal::OrderBy, order.span());
+        }
+        if let Some(limit) = &query.limit_clause {
+            self.refuse(Refusal::Limit, limit.span());
+        }
+        if query.fetch.is_some() {
+            self.refuse(Refusal::Clause("FETCH"), query.body.span());
+        }
+        if !query.locks.is_empty() {
+            self.refuse(Refusal::Clause("FOR UPDATE"), query.body.span());
+        }
+        self.body(&query.body);
+    }
+
+    fn body(&mut self, body: &SetExpr) {
+        let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { return };
+        self.body(left);
+        self.body(right);
+        let name = match op {
+            SetOperator::Union if matches!(set_quantifier, SetQuantifier::None | SetQuantifier::Distinct) => "UNION",
+            SetOperator::Union => return,
+            SetOperator::Except | SetOperator::Minus => "EXCEPT",
+            SetOperator::Intersect => "INTERSECT",
+        };
+        self.refuse(Refusal::SetOperation(name), right.span());
+    }
+
+    fn select(&mut self, select: &Select) {
+        if !self.reads_stream(&select.from) {
+            return;
+        }
+        if matches!(select.distinct, Some(Distinct::Distinct | Distinct::On(_))) {
+            self.refuse(Refusal::Distinct, select.projection.first().map_or(select.span(), Spanned::span));
+        }
+        if let Some(qualify) = &select.qualify {
+            self.refuse(Refusal::Clause("QUALIFY"), qualify.span());
+        }
+        if let Some(window) = select.named_window.first() {
+            self.refuse(Refusal::Clause("WINDOW"), window.0.span);
+        }
+        for (there, name) in [
+            (select.top.is_some(), "TOP"),
+            (select.into.is_some(), "INTO"),
+            (!select.sort_by.is_empty(), "SORT BY"),
+            (!select.cluster_by.is_empty(), "CLUSTER BY"),
+            (!select.distribute_by.is_empty(), "DISTRIBUTE BY"),
+            (!select.connect_by.is_empty(), "CONNECT BY"),
+            (!select.lateral_views.is_empty(), "LATERAL"),
+            (select.prewhere.is_some(), "PREWHERE"),
+        ] {
+            if there {
+                self.refuse(Refusal::Clause(name), select.span());
+            }
+        }
+        if let GroupByExpr::Expressions(expressions, modifiers) = &select.group_by {
+            let sets = |e: &&Expr| matches!(e, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_));
+            if let Some(expression) = expressions.iter().find(sets) {
+                self.refuse(Refusal::GroupingSets, expression.span());
+            } else if !modifiers.is_empty() {
+                self.refuse(Refusal::GroupingSets, select.group_by.span());
+            }
+        }
+        let mut stream_before = false;
+        for from in &select.from {
+            let stream = self.reads_stream(&from.relation);
+            if stream && stream_before {
+                self.refuse(Refusal::StreamJoin, from.relation.span());
+            }
+            stream_before |= stream;
+            for join in &from.joins {
+                stream_before |= self.join(join, stream_before);
+            }
+        }
+    }
+
+    /// A join to what stands `left` of it. Returns true where it brings a stream in.
+    fn join(&mut self, join: &Join, left: bool) -> bool {
+        let right = self.reads_stream(&join.relation);
+        let span = join.relation.span();
+        if left && right {
+            self.refuse(Refusal::StreamJoin, span);
+            return true;
+        }
+        let keeps_table = match &join.join_operator {
+            JoinOperator::FullOuter(_) if left || right => Some("FULL"),
+            JoinOperator::Left(_) | JoinOperator::LeftOuter(_) if right => Some("LEFT"),
+            JoinOperator::Right(_) | JoinOperator::RightOuter(_) if left => Some("RIGHT"),
+            _ => None,
+        };
+        if let Some(kind) = keeps_table {
+            self.refuse(Refusal::OuterTable(kind.to_owned()), span);
+        }
+        right
+    }
+}
+
+impl Visitor for Survey<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<()> {
+        self.query(query);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<()> {
+        self.select(select);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        const LATER: &[&str] = &["hop", "cumulate", "session"];
+        match factor {
+            TableFactor::Table { name, args: Some(TableFunctionArgs { args, .. }), .. }
+            | TableFactor::Function { name, args, .. } => {
+                for argument in args {
+                    if let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) = argument {
+                        self.arguments.push(query.span());
+                    }
+                }
+                let function = name.to_string().to_lowercase();
+                if LATER.contains(&function.as_str()) {
+                    self.refuse(Refusal::LaterWindow(function.to_uppercase()), name.span());
+                }
+            }
+            TableFactor::MatchRecognize { .. } => self.refuse(Refusal::Clause("MATCH_RECOGNIZE"), factor.span()),
+            TableFactor::Pivot { .. } => self.refuse(Refusal::Clause("PIVOT"), factor.span()),
+            TableFactor::Unpivot { .. } => self.refuse(Refusal::Clause("UNPIVOT"), factor.span()),
+            TableFactor::Derived { lateral: true, .. } => self.refuse(Refusal::Clause("LATERAL"), factor.span()),
+            TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+                self.refuse(Refusal::Clause("TABLESAMPLE"), factor.span());
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+        match expression {
+            Expr::Function(function) if function.over.is_some() => self.refuse(Refusal::Over, expression.span()),
+            // TUMBLE says by itself what it takes.
+            Expr::Subquery(subquery) if self.arguments.contains(&subquery.span()) => {}
+            Expr::InSubquery { subquery, .. } | Expr::Exists { subquery, .. } | Expr::Subquery(subquery)
+                if self.reads_stream(subquery.as_ref()) =>
+            {
+                self.refuse(Refusal::StreamSubquery, expression.span());
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
