@@ -142,7 +142,7 @@ def wasm_trap():
     rows, letters = [], []
     for a, b in pairs:
         if b == 0:
-            letters.append({"component": "step divided", "reason": "division", "row": {"a": a, "b": b}})
+            letters.append({"component": "step divided", "reason": "divide by zero", "row": {"a": a, "b": b}})
         else:
             rows.append({"a": a, "b": b, "quotient": None if b is None else int(a / b)})
     write("wasm-trap/expected.jsonl", rows)

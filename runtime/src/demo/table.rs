@@ -67,21 +67,28 @@ impl Table {
             self.columns = names(first).into_iter().map(column).collect();
             header = true;
         }
+        let before = self.width();
         for row in &rows {
             self.measure(row);
         }
+        // Below a header that has become too narrow nobody finds the columns.
+        header |= self.width() > before;
         let mut text = String::new();
         if header {
             self.rows_since_header = 0;
             let heads = self.columns.iter().map(|column| pad(&column.name, column.width, column.number));
-            let _ = writeln!(text, "  {}{}{}", style.dim, heads.collect::<Vec<_>>().join("  ").trim_end(), style.off);
+            writeln!(text, "  {}{}{}", style.dim, heads.collect::<Vec<_>>().join("  ").trim_end(), style.off).ok();
         }
         for row in &rows {
             self.rows_since_header += 1;
             let cells = self.columns.iter().map(|column| column.cell(row, style));
-            let _ = writeln!(text, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
+            writeln!(text, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end()).ok();
         }
         text
+    }
+
+    fn width(&self) -> usize {
+        self.columns.iter().map(|column| column.width).sum()
     }
 
     fn measure(&mut self, row: &[(String, Value)]) {

@@ -61,6 +61,9 @@ impl Lowering<'_> {
         let calls = calls.into_iter().map(|call| call.lower(&input_schema, &physical)).collect::<Result<Vec<_>>>()?;
         let mut output = groups.output;
         output.extend((0..calls.len()).map(OutputColumn::Aggregate));
+        if output.len() != aggregate.schema.fields().len() {
+            return Err(DataFusionError::Internal("an aggregate's columns are not its groups and its results".into()));
+        }
         let fields = aggregate.schema.fields().iter().map(|field| without_event_time(field));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone() };
@@ -113,9 +116,14 @@ fn groups(aggregate: &Aggregate) -> Result<Groups> {
         return Err(Refusal::GroupingSets.into());
     }
     let (mut start, mut end, mut keys, mut output) = (None, None, Vec::new(), Vec::new());
-    for expression in &aggregate.group_expr {
+    for (index, expression) in aggregate.group_expr.iter().enumerate() {
+        // `GROUP BY k, k` has one column.
+        if aggregate.group_expr[..index].contains(expression) {
+            continue;
+        }
         let (_, field) = expression.to_field(aggregate.input.schema().as_ref())?;
-        match field.metadata().get(WINDOW_BOUND).map(String::as_str) {
+        let column = matches!(expression.clone().unalias(), Expr::Column(_));
+        match field.metadata().get(WINDOW_BOUND).map(String::as_str).filter(|_| column) {
             Some("start") => {
                 output.push(OutputColumn::Start);
                 start = Some(expression.clone());
