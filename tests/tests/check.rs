@@ -83,13 +83,13 @@ sources:
     http: {path: /c}
     columns: {x: int}
 steps:
-  all:
+  together:
     sql: SELECT x FROM a UNION ALL SELECT x FROM b UNION ALL SELECT x FROM c
 sinks:
-  mqtt: {from: all, mqtt: {url: "mqtt://192.0.2.1:1883", topic: out}}
-  kafka: {from: all, kafka: {brokers: "192.0.2.1:9092", topic: out}}
-  http: {from: all, http: {url: "http://192.0.2.1/out"}}
-  file: {from: all, file: {path: out/rows.jsonl}}
+  mqtt: {from: together, mqtt: {url: "mqtt://192.0.2.1:1883", topic: out}}
+  kafka: {from: together, kafka: {brokers: "192.0.2.1:9092", topic: out}}
+  http: {from: together, http: {url: "http://192.0.2.1/out"}}
+  file: {from: together, file: {path: out/rows.jsonl}}
 "#;
 
 #[test]
@@ -106,7 +106,7 @@ fn check_opens_no_connection() {
 #[test]
 fn all_profiles_are_checked_where_that_is_asked_for() {
     let folder = tempfile::tempdir().unwrap();
-    let profile = "profiles:\n  lab:\n    steps:\n      all:\n        sql: SELECT y FROM a\n";
+    let profile = "profiles:\n  lab:\n    steps:\n      together:\n        sql: SELECT y FROM a\n";
     std::fs::write(folder.path().join("right.yaml"), format!("{RIGHT}{profile}")).unwrap();
     assert_eq!(run(folder.path(), ["check", "right.yaml"]).0.code(), Some(0));
     assert_eq!(run(folder.path(), ["check", "--profile", "lab", "right.yaml"]).0.code(), Some(1));
