@@ -14,6 +14,8 @@ use crate::services::Mosquitto;
 
 /// All that was sent arrives at the broker within so long after the stop.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+/// A broker that does not acknowledge a chunk in so long gets it again.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The event time of message `n`: a hundred per second of 2026.
 pub fn event_time_ms(n: u64) -> u64 {
@@ -166,7 +168,11 @@ impl MqttLoad {
             let mut acknowledged = Vec::new();
             while !theirs.stop.load(Ordering::SeqCst) {
                 let from = theirs.sent.load(Ordering::SeqCst);
-                broker.publish(1, (from..from + 100).map(|n| (topic.clone(), message(n, keys)))).await;
+                let chunk = broker.publish(1, (from..from + 100).map(|n| (topic.clone(), message(n, keys))));
+                if tokio::time::timeout(CHUNK_TIMEOUT, chunk).await.is_err() {
+                    // The broker was killed: what it did not acknowledge is sent again.
+                    continue;
+                }
                 theirs.sent.store(from + 100, Ordering::SeqCst);
                 acknowledged.push((Instant::now(), from + 100));
                 tokio::time::sleep(Duration::from_millis(20)).await;

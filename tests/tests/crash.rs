@@ -27,7 +27,9 @@ async fn kafka_rows_survive_kills_once_each_in_a_file_and_windows_are_exact() {
     let kafka = kafka().await;
     kafka.create_topic("crash", 3).await;
     let mut sandbox = Sandbox::new();
-    sandbox.pipeline("crash", &counting(&kafka.brokers, "crash", "1 minute"));
+    // Without a name that stays the same, the group would wait for each killed member until its session has expired.
+    let yaml = counting(&kafka.brokers, "crash", "1 minute");
+    sandbox.pipeline("crash", &yaml.replace("topics: crash", "topics: crash, group_instance_id: crash"));
     sandbox.start().await;
     let load = KafkaLoad::start(&kafka.brokers, "crash", 2000, KEYS);
     kill_again_and_again(&mut sandbox).await;

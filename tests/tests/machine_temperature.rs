@@ -11,7 +11,7 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use millstream_tests::collector::Collector;
 use millstream_tests::sandbox::{Sandbox, workspace};
-use millstream_tests::services::{Kafka, Mosquitto, kafka, mqtt};
+use millstream_tests::services::{Kafka, Mosquitto, kafka};
 use serde_json::Value;
 
 const HOUR_MS: i64 = 3_600_000;
@@ -136,7 +136,8 @@ fn compare(found: &BTreeMap<i64, Window>, expected: &BTreeMap<i64, Window>, plac
 /// Runs `rows` through the real thing; what is expected are `in_time` and, in the late route, `late` rows.
 async fn replay(name: &str, window: Size, watermark: &str, rows: &[Row], late: &[Row]) {
     let in_time: Vec<Row> = rows.iter().filter(|row| !late.contains(row)).copied().collect();
-    let (mqtt, kafka, http) = (mqtt().await, kafka().await, Collector::start().await);
+    // One of its own: the shared one writes its disk after every message.
+    let (mqtt, kafka, http) = (&Mosquitto::start(false).await, kafka().await, Collector::start().await);
     kafka.create_topic(name, 1).await;
     let mut sandbox = Sandbox::new().with_thermal();
     sandbox.pipeline(name, &pipeline(name, mqtt, kafka, &http, watermark, window));
