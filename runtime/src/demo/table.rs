@@ -77,12 +77,12 @@ impl Table {
         if header {
             self.rows_since_header = 0;
             let heads = self.columns.iter().map(|column| pad(&column.name, column.width, column.number));
-            let _ = writeln!(text, "  {}{}{}", style.dim, heads.collect::<Vec<_>>().join("  ").trim_end(), style.off);
+            writeln!(text, "  {}{}{}", style.dim, heads.collect::<Vec<_>>().join("  ").trim_end(), style.off).ok();
         }
         for row in &rows {
             self.rows_since_header += 1;
             let cells = self.columns.iter().map(|column| column.cell(row, style));
-            let _ = writeln!(text, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end());
+            writeln!(text, "  {}", cells.collect::<Vec<_>>().join("  ").trim_end()).ok();
         }
         text
     }

@@ -69,12 +69,15 @@ impl SinkTask {
     pub(crate) async fn run(mut self) -> Result<(), Interrupt> {
         let component = format!("sink {}", self.name);
         self.sink.with_retry(&component, self.restored.take().as_deref()).await?;
+        // An epoch was flushed and is not yet complete.
+        let mut prepared = false;
         loop {
             let tick = self.sink.next_tick();
             tokio::select! {
                 biased;
                 Some(SinkControl::Committed) = self.control.recv() => {
                     self.sink.committed().await.map_err(|error| RunError::connector(&component, &error))?;
+                    prepared = false;
                 }
                 () = sleep_until(tick) => {
                     let rejected = self.sink.tick().await.map_err(|error| RunError::connector(&component, &error))?;
@@ -86,8 +89,16 @@ impl SinkTask {
                     Event::Barrier(epoch) => {
                         let part = self.flush().await?;
                         TaskEvent::Acked { task: self.task, epoch, part }.send(&self.events).await?;
+                        prepared = true;
                     }
                     Event::End => {
+                        // A flush now would let that epoch's word make visible what comes after it.
+                        if prepared {
+                            let Some(SinkControl::Committed) = self.control.recv().await else {
+                                return self.wind_down().await;
+                            };
+                            self.sink.committed().await.map_err(|error| RunError::connector(&component, &error))?;
+                        }
                         let part = self.flush().await?;
                         TaskEvent::Finished { task: self.task, part }.send(&self.events).await?;
                         return self.wind_down().await;

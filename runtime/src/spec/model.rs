@@ -39,8 +39,8 @@ pub struct PipelineSpec {
     /// What is promised about rows when things break.
     #[serde(default)]
     pub delivery: Delivery,
-    /// Where rows go that cannot be decoded, fail a function, come too late or are refused by a sink. A rolling file in
-    /// the data directory where this is missing.
+    /// Where rows go that cannot be decoded, fail a function, come too late or are refused by a sink. The file
+    /// `dead-letter.jsonl` in the pipeline's folder of the data directory where this is missing; it grows without end.
     #[serde(default)]
     pub dead_letter: Option<DeadLetterSpec>,
     /// How often the pipeline's state is made durable.

@@ -122,7 +122,8 @@ fn groups(aggregate: &Aggregate) -> Result<Groups> {
             continue;
         }
         let (_, field) = expression.to_field(aggregate.input.schema().as_ref())?;
-        match field.metadata().get(WINDOW_BOUND).map(String::as_str) {
+        let column = matches!(expression.clone().unalias(), Expr::Column(_));
+        match field.metadata().get(WINDOW_BOUND).map(String::as_str).filter(|_| column) {
             Some("start") => {
                 output.push(OutputColumn::Start);
                 start = Some(expression.clone());

@@ -14,6 +14,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
+use crate::sql::marks;
 use crate::sql::EVENT_TIME;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
@@ -37,7 +38,7 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let output = self.region(plan, None)?;
+        let output = self.region(marks::settle(plan)?, None)?;
         check_names(&self.graph.nodes[output].schema)?;
         Ok(output)
     }

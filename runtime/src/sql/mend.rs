@@ -25,7 +25,7 @@ pub(crate) enum Unknown {
 /// Puts NULL in the place of what is unknown. Returns the places where it stood, from 1.
 pub(crate) fn mend(statement: &mut Statement, unknown: &Unknown) -> Vec<(u64, u64)> {
     let mut mender = Mender { unknown, places: Vec::new() };
-    let _: ControlFlow<()> = VisitMut::visit(statement, &mut mender);
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = VisitMut::visit(statement, &mut mender);
     mender.places.sort_unstable();
     mender.places.dedup();
     mender.places
@@ -99,7 +99,7 @@ fn null() -> Expr {
 pub(crate) fn without(statement: &Statement, index: usize) -> Option<(Statement, (u64, u64))> {
     let mut cutter = Cutter { left: index, place: None };
     let mut statement = statement.clone();
-    let _: ControlFlow<()> = VisitMut::visit(&mut statement, &mut cutter);
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = VisitMut::visit(&mut statement, &mut cutter);
     Some((statement, cutter.place?))
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod aggregate;
 pub(crate) mod clock;
 pub(crate) mod expression;
 pub(crate) mod lower;
+pub(crate) mod marks;
 pub(crate) mod mend;
 pub(crate) mod parse;
 pub(crate) mod problems;

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, Result};
 use datafusion::execution::{SessionState, TaskContext};
@@ -38,8 +38,12 @@ impl std::fmt::Debug for Region {
 impl Region {
     /// Optimises `plan`, whose leaves are slots and tables.
     pub(crate) fn new(plan: &LogicalPlan, state: SessionState) -> Result<Self> {
+        // What the columns are is decided already ([`crate::sql::marks`]); the optimizer's schemas know less.
+        let marked = plan.schema().clone();
         let plan = state.optimizer().optimize(plan.clone(), &state, |_, _| {})?;
-        let schema = Arc::new(plan.schema().as_arrow().clone());
+        let fields = plan.schema().fields().iter().zip(marked.fields());
+        let fields = fields.map(|(field, marked)| field.as_ref().clone().with_metadata(marked.metadata().clone()));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Ok(Self { plan, state, schema })
     }
 

@@ -36,7 +36,7 @@ pub(crate) struct Read {
 /// The names in FROM, also those that a window function takes, without those that WITH declares.
 pub(crate) fn reads(statement: &impl Visit) -> Vec<Read> {
     let mut names = Names::default();
-    let _: ControlFlow<()> = statement.visit(&mut names);
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = statement.visit(&mut names);
     names.read.retain(|read| !names.declared.contains(&read.name));
     names.read
 }
@@ -106,14 +106,14 @@ pub(crate) fn aliases(statement: &Statement) -> Vec<String> {
         }
     }
     let mut aliases = Aliases::default();
-    let _: ControlFlow<()> = statement.visit(&mut aliases);
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = statement.visit(&mut aliases);
     aliases.0
 }
 
 /// Everything in `statement` that a stream cannot do; `is_stream` knows the names of streams.
 pub(crate) fn refusals(statement: &Statement, is_stream: &dyn Fn(&str) -> bool) -> Vec<Found> {
     let mut survey = Survey { is_stream, streams: BTreeSet::new(), found: Vec::new(), arguments: Vec::new() };
-    let _: ControlFlow<()> = statement.visit(&mut survey);
+    let (ControlFlow::Continue(()) | ControlFlow::Break(())) = statement.visit(&mut survey);
     survey.found
 }
 
@@ -137,7 +137,7 @@ impl Survey<'_> {
     /// True where `part` reads a stream, at any depth.
     fn reads_stream(&self, part: &impl Visit) -> bool {
         let mut names = Names::default();
-        let _: ControlFlow<()> = part.visit(&mut names);
+        let (ControlFlow::Continue(()) | ControlFlow::Break(())) = part.visit(&mut names);
         names.read.iter().any(|read| (self.is_stream)(&read.name) || self.streams.contains(&read.name))
     }
 

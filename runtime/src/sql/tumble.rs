@@ -153,6 +153,15 @@ fn plan_tumble(
     let offset_ns = offset.map_or(Ok(0), |offset| interval_argument("offset", offset, context))?;
     let window = Tumble { time_column, size_ns, offset_ns };
     let time_type = relation.schema.field(time_column).data_type().clone();
+    if let DataType::Timestamp(unit, _) = &time_type
+        && (size_ns % unit_ns(*unit) != 0 || offset_ns % unit_ns(*unit) != 0)
+    {
+        let message = format!(
+            "the window's bounds are finer than its time column, which has the unit {unit}; declare the column as \
+             `timestamp`, or write a window of whole units"
+        );
+        return Err(at(message, size));
+    }
     let mut fields: Vec<_> = relation.schema.fields().iter().cloned().collect();
     for (column, bound) in [("window_start", "start"), ("window_end", "end")] {
         if relation.schema.column_with_name(column).is_some() {

@@ -95,17 +95,25 @@ impl Rows<'_> {
             if *property == Value::Bool(true) || (prefix.is_empty() && is_connector(of, property)) {
                 continue;
             }
-            self.row(&name, property, required);
+            self.row(&name, property, if required { "**required**" } else { "" });
             if is_opened(property) {
                 self.parts(&name, resolve(self.schema, property), depth + 1);
             }
         }
         for variant in ["oneOf", "anyOf"].iter().filter_map(|key| of[*key].as_array()).flatten() {
-            let variant = resolve(self.schema, variant);
-            if variant["properties"].is_object() {
-                self.properties(prefix, variant, depth + 1);
-            } else if variant["type"] == "array" {
-                self.parts(prefix, variant, depth + 1);
+            let inner = resolve(self.schema, variant);
+            if let Some((name, property)) = tagged(inner) {
+                let name = format!("{prefix}.{name}");
+                let mut described = property.clone();
+                described["description"] = variant["description"].clone();
+                self.row(&name, &described, "one of");
+                if is_opened(property) {
+                    self.parts(&name, resolve(self.schema, property), depth + 1);
+                }
+            } else if inner["properties"].is_object() {
+                self.properties(prefix, inner, depth + 1);
+            } else if inner["type"] == "array" {
+                self.parts(prefix, inner, depth + 1);
             }
         }
     }
@@ -122,16 +130,17 @@ impl Rows<'_> {
         }
     }
 
-    fn row(&mut self, name: &str, property: &Value, required: bool) {
+    /// One row; `instead` stands where the default would.
+    fn row(&mut self, name: &str, property: &Value, instead: &str) {
         let resolved = resolve(self.schema, property);
         let default = match &property["default"] {
-            _ if required => "**required**".to_owned(),
+            _ if !instead.is_empty() => instead.to_owned(),
             // Those of a map are in the rows below it.
             Value::Object(_) | Value::Null => String::new(),
             Value::Array(items) if items.is_empty() => String::new(),
             Value::String(text) if text.is_empty() => "empty".to_owned(),
             Value::String(text) => format!("`{text}`"),
-            other => format!("`{other}`"),
+            other => format!("`{}`", number(other)),
         };
         let mut description =
             property["description"].as_str().or(resolved["description"].as_str()).unwrap_or_default().to_owned();
@@ -152,9 +161,26 @@ fn is_connector(of: &Value, property: &Value) -> bool {
     references && (of["oneOf"].is_array() || of["if"].is_object())
 }
 
+/// The one property of a variant that is named by its key (`{sequence: …}`).
+fn tagged(variant: &Value) -> Option<(&str, &Value)> {
+    let mut properties = variant["properties"].as_object()?.iter();
+    let (name, property) = properties.next()?;
+    let only = properties.next().is_none() && variant["required"].as_array()?.len() == 1;
+    only.then_some((name.as_str(), property))
+}
+
+/// A number as people write it.
+fn number(value: &Value) -> String {
+    let text = value.to_string();
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+}
+
 /// The type of an option, for people.
 fn shown_type(schema: &Value, of: &Value) -> String {
     let of = resolve(schema, of);
+    if of["properties"].is_object() {
+        return "map".to_owned();
+    }
     match of["format"].as_str() {
         Some(name @ ("duration" | "size" | "secret")) => return name.to_owned(),
         _ => {}
@@ -184,9 +210,9 @@ fn shown_type(schema: &Value, of: &Value) -> String {
         Some("object") => "map".to_owned(),
         Some(name @ ("integer" | "number")) => match (&of["minimum"], &of["maximum"]) {
             (Value::Null, Value::Null) => name.to_owned(),
-            (Value::Null, max) => format!("{name}, at most {max}"),
-            (min, Value::Null) => format!("{name}, at least {min}"),
-            (min, max) => format!("{name}, {min} to {max}"),
+            (Value::Null, max) => format!("{name}, at most {}", number(max)),
+            (min, Value::Null) => format!("{name}, at least {}", number(min)),
+            (min, max) => format!("{name}, {} to {}", number(min), number(max)),
         },
         Some("string") if of["enum"].is_array() => {
             let names = of["enum"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -208,12 +234,17 @@ fn metadata(name: &str) -> String {
     };
     let mut text = String::from("| field | type | |\n| --- | --- | --- |\n");
     for field in fields {
-        let shown = match field.data_type.to_string() {
-            long if long.len() > 20 && !long.starts_with("Timestamp") => {
-                field.data_type.to_string().split('(').next().unwrap_or_default().to_owned()
-            }
-            long if long.starts_with("Timestamp") => "Timestamp".to_owned(),
-            short => short,
+        let arrow = field.data_type.to_string();
+        let shown = match arrow.split('(').next().unwrap_or_default() {
+            "Utf8" => "text",
+            "Int32" => "int",
+            "Int64" => "bigint",
+            "Boolean" => "boolean",
+            "Binary" => "bytea",
+            "Timestamp" => "timestamp",
+            "List" => "list of key and value",
+            "Map" => "map",
+            _ => arrow.as_str(),
         };
         text.push_str(&format!("| `{}` | {} | {} |\n", field.name, shown, field.description));
     }

@@ -3,6 +3,7 @@
 mod batch;
 mod harness;
 mod oracle;
+mod pieces;
 mod queries;
 mod regressions;
 mod rows;
