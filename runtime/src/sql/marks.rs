@@ -47,7 +47,8 @@ fn same(expression: &Expr, input: &DFSchema, mark: &str) -> bool {
         Expr::Alias(alias) => same(&alias.expr, input, mark),
         Expr::Cast(cast) if mark == EVENT_TIME => {
             let from = cast.expr.get_type(input);
-            let times = matches!((from, cast.field.data_type()), (Ok(DataType::Timestamp(..)), DataType::Timestamp(..)));
+            let times =
+                matches!((from, cast.field.data_type()), (Ok(DataType::Timestamp(..)), DataType::Timestamp(..)));
             times && same(&cast.expr, input, mark)
         }
         _ => false,

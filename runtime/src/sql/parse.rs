@@ -237,7 +237,8 @@ fn syntax_hint(message: &str, place: Option<(u64, u64)>, sql: &str) -> Option<St
     let here: String = last[cut..].chars().take_while(|c| is_word(*c)).collect();
     let text = before.join("\n") + "\n" + &last[..cut];
     let previous = text.trim_end().rsplit(|c| !is_word(c)).next().unwrap_or_default();
-    let is_keyword = |word: &str| matches!(Token::make_keyword(word), Token::Word(w) if w.keyword != Keyword::NoKeyword);
+    let is_keyword =
+        |word: &str| matches!(Token::make_keyword(word), Token::Word(w) if w.keyword != Keyword::NoKeyword);
     for word in [here.as_str(), previous].into_iter().filter(|word| !is_keyword(word)) {
         if let Some(near) = nearest(word, CLAUSES.iter().copied()).filter(|near| !near.eq_ignore_ascii_case(word)) {
             return (word.len() > 2).then(|| format!("did you mean `{near}` in place of `{word}`?"));

@@ -37,8 +37,11 @@ async fn planned(folder: &std::path::Path, time: TimeType, sources: &[&str], ste
              event_time: {{column: ts, watermark: 0s}}}}\n"
         );
     }
-    harness::plan(folder, &format!("{yaml}steps:\n{steps}sinks:\n  out: {{from: q, stdout: {{}}}}\n  late: {{stdout: {{}}}}\n"))
-        .await
+    harness::plan(
+        folder,
+        &format!("{yaml}steps:\n{steps}sinks:\n  out: {{from: q, stdout: {{}}}}\n  late: {{stdout: {{}}}}\n"),
+    )
+    .await
 }
 
 fn check(time: TimeType, sources: &[&str], steps: &str) -> Result<(), String> {
@@ -106,13 +109,13 @@ fn a_row_that_is_late_is_late_after_a_restart_too() {
 fn what_an_ended_input_no_longer_held_back_is_not_held_back_after_a_restart() {
     // The short source ends at second 5, the long one goes on to 25 and closes its first windows; then a restart, and
     // a row of second 3: late, whatever the ended source's own watermark was.
-    let steps = "  a:\n    sql: SELECT * FROM s UNION ALL SELECT * FROM s2\n".to_owned()
-        + &COUNT.replace("(s,", "(a,");
+    let steps = "  a:\n    sql: SELECT * FROM s UNION ALL SELECT * FROM s2\n".to_owned() + &COUNT.replace("(s,", "(a,");
     let short = script(1000, &[(0, 5)]);
     let long = script(0, &[(0, 1), (0, 25), (0, 3), (0, 26)]);
     for _ in 0..20 {
         let world = in_two_runs(&steps, &[("s", long.clone()), ("s2", short.clone())], &[Some(2), None], Break::Stop);
-        let total: usize = shown(&world).iter().map(|row| row.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum();
+        let total: usize =
+            shown(&world).iter().map(|row| row.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum();
         assert_eq!(total + late(&world).len(), 5);
         let windows: Vec<String> = shown(&world).iter().map(|row| row.split(' ').next().unwrap().to_owned()).collect();
         let mut distinct = windows.clone();
@@ -134,7 +137,8 @@ fn streams_brought_together_keep_their_event_time_where_all_of_them_give_theirs(
 
 #[test]
 fn what_is_made_of_the_event_time_is_not_the_event_time() {
-    for expression in ["CASE WHEN id > 3 THEN ts ELSE other_ts END", "coalesce(other_ts, ts)", "ts - INTERVAL '1 day'"] {
+    for expression in ["CASE WHEN id > 3 THEN ts ELSE other_ts END", "coalesce(other_ts, ts)", "ts - INTERVAL '1 day'"]
+    {
         let steps = format!("  a:\n    sql: SELECT id, {expression} AS ts FROM s\n{}", COUNT.replace("(s,", "(a,"));
         let error = check(TIME, &["s"], &steps).expect_err(expression);
         assert!(error.contains("event time"), "{expression}: {error}");

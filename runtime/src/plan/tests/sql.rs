@@ -57,8 +57,23 @@ fn all_said(queries: &str) -> String {
 
 /// Words of DataFusion, sqlparser and Rust that no user should have to read.
 const JARGON: &[&str] = &[
-    "Error", "error", "DataFusion", "Arrow", "planning", "caused by", "LogicalPlan", "Utf8", "Int64", "Float64",
-    "Some(", "Schema", "coerc", "Candidate", "EOF", "{", "::",
+    "Error",
+    "error",
+    "DataFusion",
+    "Arrow",
+    "planning",
+    "caused by",
+    "LogicalPlan",
+    "Utf8",
+    "Int64",
+    "Float64",
+    "Some(",
+    "Schema",
+    "coerc",
+    "Candidate",
+    "EOF",
+    "{",
+    "::",
 ];
 
 macro_rules! wrong {
