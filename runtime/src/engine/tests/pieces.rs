@@ -191,11 +191,11 @@ async fn plan(folder: &std::path::Path, sql: &str, more: &str) -> Plan {
 }
 
 async fn region(plan: &Plan) -> RegionInstance {
-    let regions = plan.graph.nodes.iter().filter_map(|node| match &node.kind {
+    let mut regions = plan.graph.nodes.iter().filter_map(|node| match &node.kind {
         NodeKind::Region(region) => Some(region),
         _ => None,
     });
-    regions.last().unwrap().instantiate().await.unwrap()
+    regions.next_back().unwrap().instantiate().await.unwrap()
 }
 
 fn shown(batches: &[RecordBatch]) -> String {
