@@ -13,7 +13,8 @@ use crate::daemon::{Daemon, Options, StateChange};
 use crate::functions::Engine;
 use crate::plan::{Environment, Plan};
 use crate::redact::SharedSecrets;
-use crate::spec::{self, LoadOptions, Located, render, schema};
+use crate::spec::problem::Problem;
+use crate::spec::{self, LoadOptions, Loaded, Located, render, schema};
 
 /// A folder of YAML files, run as streaming pipelines.
 ///
@@ -42,7 +43,9 @@ enum Command {
     /// The folder is the truth: a file that appears is started, one that changes is reloaded, one that is removed is
     /// stopped. A file with mistakes leaves what runs as it is; see the log, `GET /v1/pipelines` and `millstream check`.
     Run(Box<RunArguments>),
-    /// Say everything that is wrong with pipelines, without opening a connection.
+    /// Say everything that is wrong with pipelines, without opening a connection or writing a file.
+    ///
+    /// Exits with 0 where all of them can run, and with 1 where something is wrong (warnings are not).
     Check(CheckArguments),
     /// Print the JSON Schema of the YAML files, for editors.
     Schema {
@@ -112,9 +115,13 @@ struct CheckArguments {
     /// Folders (their *.yaml and *.yml) and files.
     #[arg(required = true)]
     paths: Vec<PathBuf>,
-    /// The profile of the YAML files to lay over them.
+    /// The profile of the YAML files to lay over them. Without it the files are checked as they are, and of their
+    /// profiles only what can be told without laying them over.
     #[arg(long)]
     profile: Option<String>,
+    /// Check the files as they are, and then with each of their profiles laid over.
+    #[arg(long, conflicts_with = "profile")]
+    all_profiles: bool,
     /// For people, for programs, or as annotations of a pull request.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -240,7 +247,7 @@ async fn check(arguments: CheckArguments) -> ExitCode {
     if files.is_empty() {
         return fail("there is no *.yaml or *.yml file to check");
     }
-    let (count, problems) = match problems_of(&files, arguments.profile).await {
+    let (count, problems) = match problems_of(&files, arguments.profile, arguments.all_profiles).await {
         Ok(found) => (files.len(), found),
         Err(message) => return fail(&message),
     };
@@ -264,26 +271,49 @@ async fn check(arguments: CheckArguments) -> ExitCode {
 }
 
 /// All mistakes of all files, in the files' order.
-async fn problems_of(files: &[PathBuf], profile: Option<String>) -> Result<Vec<Located>, String> {
+async fn problems_of(files: &[PathBuf], profile: Option<String>, all: bool) -> Result<Vec<Located>, String> {
     let options = LoadOptions { profile, ..LoadOptions::default() };
     let environment = Environment {
         functions: Engine::new(None).map_err(|error| error.to_string())?,
         routes: Arc::new(Routes::default()),
+        // A plan names files in it, and writes none.
         data_dir: std::env::temp_dir().join("millstream-check"),
     };
     let loaded: Vec<_> = files.iter().map(|file| spec::load(file, &options)).collect();
     let clashes = spec::name_clashes(&loaded.iter().collect::<Vec<_>>());
     let mut problems = Vec::new();
     for (index, loaded) in loaded.iter().enumerate() {
-        let mut further: Vec<_> = clashes.iter().filter(|(i, _)| *i == index).map(|(_, p)| p.clone()).collect();
-        if let Some(spec) = &loaded.spec {
-            further.extend(Plan::build(&loaded.file, spec, &environment).await.1);
-        } else if let Some(draft) = &loaded.draft {
-            further.extend(Plan::judge(&loaded.file, draft, &environment).await);
+        let clashing = clashes.iter().filter(|(i, _)| *i == index).map(|(_, problem)| problem.clone()).collect();
+        let mut found = judge(loaded, clashing, &environment).await;
+        for name in all.then(|| profiles(loaded)).into_iter().flatten() {
+            let with_profile = LoadOptions { profile: Some(name.clone()), ..options.clone() };
+            let laid_over = spec::load(&loaded.file, &with_profile);
+            for mut problem in judge(&laid_over, Vec::new(), &environment).await {
+                if !found.iter().any(|known| known.location == problem.location && known.message == problem.message) {
+                    problem.message = format!("with the profile `{name}`: {}", problem.message);
+                    found.push(problem);
+                }
+            }
         }
-        problems.extend(loaded.located(&further));
+        problems.extend(found);
     }
     Ok(problems)
+}
+
+/// Everything that is wrong with a file.
+async fn judge(loaded: &Loaded, mut further: Vec<Problem>, environment: &Environment) -> Vec<Located> {
+    if let Some(spec) = &loaded.spec {
+        further.extend(Plan::build(&loaded.file, spec, environment).await.1);
+    } else if let Some(draft) = &loaded.draft {
+        further.extend(Plan::judge(&loaded.file, draft, environment).await);
+    }
+    loaded.located(&further)
+}
+
+/// The names of a file's profiles.
+fn profiles(loaded: &Loaded) -> Vec<String> {
+    let profiles = loaded.map.root().and_then(|root| root.get("profiles")?.as_map());
+    profiles.into_iter().flat_map(|map| map.keys().cloned()).collect()
 }
 
 fn print_schema(of: SchemaOf) -> ExitCode {

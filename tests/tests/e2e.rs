@@ -6,6 +6,7 @@
 
 mod accounts;
 mod broker_restart;
+mod check;
 mod crash;
 mod demo;
 mod docs;

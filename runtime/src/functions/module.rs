@@ -109,7 +109,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Problem> {
 
 /// What the missing file may have been meant to be: the folder's nearest name, or its .wasm files.
 fn beside(file: &Path) -> Option<String> {
-    let folder = file.parent()?;
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let Ok(entries) = folder.read_dir() else { return Some(format!("there is no folder {} either", folder.display())) };
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok()?.strip_suffix(".wasm").map(str::to_owned))

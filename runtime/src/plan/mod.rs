@@ -146,7 +146,7 @@ async fn build(
     let mut builder =
         Builder { name: &name, spec, gaps, base_dir: &base_dir, environment, session: &session, streams, unknown };
     let (sources, tables) = builder.sources(&mut graph, problems).await;
-    let outputs = builder.steps(&mut graph, &sources, &functions.hashes, problems).await;
+    let outputs = builder.steps(&mut graph, &functions.hashes, problems).await;
     let sinks = builder.sinks(&graph, &outputs, problems);
     let dead_letter = builder.dead_letter(problems)?;
     warn_unused(spec, &graph, &sinks, problems);

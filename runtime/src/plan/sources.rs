@@ -24,6 +24,7 @@ use crate::sql::EVENT_TIME;
 use crate::sql::expression::SqlExpressions;
 use crate::sql::relation::{StreamRelation, TableRelation, TableRows};
 use crate::sql::types;
+use crate::sql::wording::sql_types;
 
 /// A stream source.
 pub(crate) struct SourcePlan {
@@ -141,12 +142,15 @@ impl Builder<'_> {
     ) -> Option<SourcePlan> {
         let before = problems.len();
         let connector = key_of(config);
-        let columns = self.stream_columns(name, spec, config, &connector, problems)?;
+        let columns = self.stream_columns(name, spec, config, &connector, problems);
+        // Without columns the connector's options can be looked at all the same.
+        let unknown = columns.is_none() || self.gaps.columns.contains(name);
+        let columns = columns.unwrap_or_else(|| Columns { schema: Arc::new(Schema::empty()), units: BTreeMap::new() });
         let columns_only = problems.len();
         let metadata = metadata(name, spec, config, &connector, problems);
         let metadata_wrong = problems.len() > columns_only;
         let schema = with_metadata(name, &columns.schema, &metadata, problems);
-        let event_time = match self.gaps.columns.contains(name) {
+        let event_time = match unknown {
             true => None,
             false => event_time(name, spec, &schema, config.bounded(), problems),
         };
@@ -185,11 +189,13 @@ impl Builder<'_> {
         let path = ["sources", name];
         let wrong = [source.build().err(), source.decoder().err()];
         for error in wrong.into_iter().flatten() {
-            self.complain(&path, &source.connector, &error, problems);
+            if !unknown || error.option.as_deref().is_some_and(|option| !option.is_empty() && option != "format") {
+                self.complain(&path, &source.connector, &error, problems);
+            }
         }
         if problems.len() > before || self.gaps.incomplete.contains(&path.map(str::to_owned)[..]) {
             // The stream is still known by its columns, so that the SQL's own mistakes are found in the same go.
-            if !metadata_wrong && !self.gaps.columns.contains(name) {
+            if !metadata_wrong && !unknown {
                 self.register(name, graph, schema, NodeKind::Source(usize::MAX), problems);
             }
             return None;
@@ -328,7 +334,11 @@ fn columns(source: &str, declared: &IndexMap<String, ColumnSpec>, problems: &mut
                 fields.push(Field::new(name, data_type, column.nullable()));
             }
             Err(message) => {
-                problems.push(Problem::new(["sources", source, "columns", name], message));
+                let path = ["sources", source, "columns", name];
+                problems.push(match message.split_once("; ") {
+                    Some((message, hint)) => Problem::new(path, message).hint(hint),
+                    None => Problem::new(path, message),
+                });
                 failed = true;
             }
         }
@@ -396,7 +406,8 @@ fn event_time(
         return None;
     };
     if !matches!(field.data_type(), DataType::Timestamp(_, _)) {
-        let message = format!("the event time must be a timestamp; `{}` is {}", event_time.column, field.data_type());
+        let data_type = sql_types(&field.data_type().to_string());
+        let message = format!("the event time must be a timestamp; `{}` is {data_type}", event_time.column);
         let hint =
             format!("declare it so: {}: timestamp (integers since 1970 and RFC 3339 text are read)", field.name());
         problems.push(Problem::new(path, message).hint(hint));

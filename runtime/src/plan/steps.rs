@@ -9,8 +9,8 @@ use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::Statement;
 use indexmap::IndexMap;
 
+use super::Builder;
 use super::sources::bare;
-use super::{Builder, SourcePlan};
 use crate::plan::graph::{Graph, NodeId, NodeKind};
 use crate::spec::model::StepSpec;
 use crate::spec::problem::{Part, Problem, nearest};
@@ -25,7 +25,7 @@ use crate::sql::survey::{self, Read};
 const MENDED_MAX: usize = 50;
 
 /// The most expressions that are tried for the place of an error that has none; each costs a planning.
-const TRIED_MAX: usize = 100;
+const TRIED_MAX: usize = 50;
 
 /// A step whose SQL could be parsed.
 struct Parsed<'a> {
@@ -47,12 +47,12 @@ impl Builder<'_> {
     pub(super) async fn steps(
         &self,
         graph: &mut Graph,
-        sources: &[SourcePlan],
         function_hashes: &HashMap<String, String>,
         problems: &mut Vec<Problem>,
     ) -> IndexMap<String, NodeId> {
-        let mut outputs: IndexMap<String, NodeId> =
-            sources.iter().map(|source| (source.name.clone(), source.node)).collect();
+        // Also the sources whose connectors are wrong: their columns are known.
+        let sources = graph.nodes.iter().enumerate().filter(|(_, node)| matches!(node.kind, NodeKind::Source(_)));
+        let mut outputs: IndexMap<String, NodeId> = sources.map(|(id, node)| (node.name.clone(), id)).collect();
         // What is wrong with these has been said; what reads them cannot be judged.
         let mut failed = self.unknown.relations.clone();
         let mut waiting = Vec::new();

@@ -62,6 +62,19 @@ pub(crate) fn say(text: &str) -> Option<Said> {
         let message = format!("a condition is wanted here, and `{expression}` is {}", sql_types(data_type));
         return at(Place::Where, said(message, "compare it with something"));
     }
+    let ranges = between(text, "failed to coerce types ", " in BETWEEN").or(between(
+        text,
+        "Failed to coerce types ",
+        " in BETWEEN",
+    ));
+    let likes = between(text, "common type to coerce ", " in LIKE");
+    let lists = after(text, "compatible types to compare ").map(first_line);
+    for (found, operator) in [(ranges, "BETWEEN"), (likes, "LIKE"), (lists, "IN")] {
+        if let Some(found) = found {
+            let message = format!("{operator} cannot compare these: {}", sql_types(found));
+            return said(message, "convert one side: CAST(x AS type)");
+        }
+    }
     if text.contains("queries have different number of columns") {
         let message = "the queries of this UNION ALL have different numbers of columns".to_owned();
         return at(Place::Word("union".into()), said(message, "give both the same columns, in the same order"));

@@ -1,5 +1,6 @@
 //! What `check` says, as a user sees it: YAML in, rendered mistakes out.
 
+mod drafts;
 mod sql;
 
 use std::path::Path;

@@ -127,12 +127,11 @@ fn queries_of_any_size_and_depth_are_refused_without_a_crash() {
         ("SELECT temp", " IN (1)", " FROM readings", ""),
     ];
     for (before, open, middle, close) in deep {
-        for count in [15, 60, 145, 400, 20_000] {
+        for count in [140, 20_000] {
             let sql = format!("{before}{}{middle}{}", open.repeat(count), close.repeat(count));
             // Whatever is said is short, and nothing overflows the stack.
             let said = said(&sql);
             let start: String = said.chars().take(100).collect();
-            println!("{open} {count}: {start}");
             assert!(said.len() < 2_000, "{open}: {start}");
         }
     }

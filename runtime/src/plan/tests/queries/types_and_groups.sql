@@ -23,3 +23,9 @@ SELECT device FROM readings WHERE tags = 3
 SELECT device + 1 FROM readings
 --
 SELECT ts + temp FROM readings
+--
+SELECT device FROM readings WHERE ok BETWEEN 1 AND 2
+--
+SELECT device FROM readings WHERE ok LIKE 'x'
+--
+SELECT device FROM readings WHERE ok IN (1, 2)
