@@ -161,7 +161,7 @@ pub(super) struct Batch(SessionContext);
 
 impl Batch {
     pub(super) fn new() -> Self {
-        Self(session::create(&[], Streams::default()).unwrap())
+        Self(session::create(Streams::default()).unwrap())
     }
 
     pub(super) fn table(&self, name: &str, batch: &RecordBatch) {

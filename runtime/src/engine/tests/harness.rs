@@ -18,7 +18,8 @@ use tokio::time::Instant;
 use crate::engine::connect::Connectors;
 use crate::engine::coordinator::Outcome;
 use crate::engine::error::RunError;
-use crate::engine::pipeline::{self, Ingestors};
+use crate::engine::ingestor::Ingestors;
+use crate::engine::pipeline;
 use crate::functions::Engine;
 use crate::metrics::Metrics;
 use crate::plan::{DeadLetterPlan, Environment, Plan, SinkPlan, SourcePlan};
@@ -283,7 +284,7 @@ async fn run_async(
     deliveries: &BTreeMap<String, Delivery>,
     ends: Option<Break>,
 ) -> Result<Option<Outcome>, RunError> {
-    let metrics = pipeline::metrics(&Arc::new(Metrics::new().unwrap()), plan);
+    let metrics = Arc::new(Metrics::new().unwrap()).pipeline(&plan.name);
     let held = Arc::new(Semaphore::new(0));
     let doubles = Doubles { world, deliveries, held: held.clone() };
     let mut running = pipeline::start_with(plan, &doubles, &mut Ingestors::new(), &metrics).await?;
