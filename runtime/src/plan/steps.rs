@@ -158,7 +158,7 @@ impl Builder<'_> {
     fn refuse(&self, step: &Parsed<'_>, problems: &mut Vec<Problem>) -> bool {
         let is_stream = |name: &str| match self.spec.sources.get(name) {
             Some(source) => source.table.is_none(),
-            None => self.spec.steps.contains_key(name),
+            None => self.spec.steps.contains_key(name) || self.unknown.names || self.gaps.steps.contains(name),
         };
         let found = survey::refusals(&step.statement, &is_stream);
         let refused = !found.is_empty();

@@ -197,6 +197,10 @@ impl Loading<'_> {
         self.validate(&mut root);
         check::check(&root, &both, &file_stem(&self.file), &mut self.problems);
         self.map.set_root(id, root);
+        // Nothing more would be shown.
+        if self.problems.len() > PROBLEMS_MAX {
+            return None;
+        }
         let root = self.map.root()?;
         if self.problems.iter().any(|problem| problem.severity == Severity::Error) {
             return Some(Outcome::Wrong(Box::new(draft::draft(root, file_stem(&self.file), &mut self.problems))));

@@ -19,7 +19,10 @@ fn pipeline(source: &str, steps: &str) -> String {
 #[test]
 fn wrong_options_and_wrong_sql_are_said_in_one_go() {
     let text = pipeline("{http: {pth: /x}, columns: {a: int}}", "  q: {sql: SELECT b FROM s}");
-    insta::assert_snapshot!(said(&text), @"");
+    insta::assert_snapshot!(said(&text), @r#"
+    2:14 error: `pth` is not a key here
+    4:19 error: there is no column `b`
+    "#);
 }
 
 #[test]
@@ -53,21 +56,32 @@ fn a_wrong_event_time_makes_its_windows_unjudged() {
 #[test]
 fn a_misspelt_group_hides_its_names_and_nothing_more() {
     let text = "sorces:\n  s: {http: {}, columns: {a: int}}\nsteps:\n  q: {sql: SELECT b FROM s LIMIT 3}\nsinks:\n  out: {from: q, stdout: {}}\n";
-    insta::assert_snapshot!(said(text), @"");
+    insta::assert_snapshot!(said(text), @r#"
+    1:1 error: `sorces` is not a key here
+    1:1 error: `sources` is missing
+    4:34 error: LIMIT over a stream has no meaning: the stream has no first rows of a whole
+    "#);
 }
 
 #[test]
 fn functions_of_a_module_that_cannot_be_loaded_are_not_called_unknown() {
     let text = pipeline("{http: {}, columns: {a: int}}", "  q: {sql: \"SELECT mine(a) AS x, b FROM s\"}")
         + "functions: [{wasm: none.wasm}]\n";
-    insta::assert_snapshot!(said(&text), @"");
+    insta::assert_snapshot!(said(&text), @r#"
+    4:34 error: there is no column `b`
+    7:20 error: there is no file none.wasm
+    "#);
 }
 
 #[test]
 fn a_sink_of_a_failed_step_says_nothing_and_one_of_a_wrong_source_is_judged() {
     let text = pipeline("{http: {pth: /x}, columns: {a: int}}", "  q: {sql: SELECT b FROM s}")
         + "  more: {from: s, mqtt: {url: 'mqtt://h', topic: 'a/#'}}\n  less: {from: q, mqtt: {url: 'mqtt://h', topic: 'a/#'}}\n";
-    insta::assert_snapshot!(said(&text), @"");
+    insta::assert_snapshot!(said(&text), @r#"
+    2:14 error: `pth` is not a key here
+    4:19 error: there is no column `b`
+    7:50 error: the topic `a/#` cannot be published to: it contains '#'
+    "#);
 }
 
 #[test]
@@ -80,5 +94,5 @@ fn a_function_with_the_name_of_one_of_sqls_own_is_refused() {
     let file = folder.path().join("p.yaml");
     let found = super::on_worker(async move { super::located(&file, &text).await });
     let said: Vec<_> = found.iter().map(|found| format!("{} / {:?}", found.message, found.hint)).collect();
-    insta::assert_snapshot!(said.join("\n"), @"");
+    insta::assert_snapshot!(said.join("\n"), @r#"`upper` is a function of SQL already / Some("rename it: `exports: {upper: {name: my_upper}}`")"#);
 }
