@@ -17,7 +17,7 @@ use millstream_connectors::{BuiltSource, ConnectorError, SourceContext, Table};
 
 use super::{Builder, connector_problem, unknown_name};
 use crate::engine::event_time::EventTimePlan;
-use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
+use crate::plan::graph::{Graph, Node, NodeKind};
 use crate::spec::model::{ColumnSpec, ConnectorSpec, EpochUnit, SourceSpec};
 use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::EVENT_TIME;
@@ -30,8 +30,6 @@ use crate::sql::wording::sql_types;
 pub(crate) struct SourcePlan {
     /// Its name.
     pub(crate) name: String,
-    /// Its node in the graph.
-    pub(crate) node: NodeId,
     /// The connector's key in YAML.
     pub(crate) connector: String,
     pub(crate) config: SourceConfig,
@@ -169,7 +167,6 @@ impl Builder<'_> {
         };
         let source = SourcePlan {
             name: name.to_owned(),
-            node: graph.nodes.len(),
             connector,
             config: config.clone(),
             context,
