@@ -33,7 +33,7 @@ sources:
     kafka: {{brokers: "{brokers}", topics: [orders-in]}}
     columns: {{id: bigint, region: text, cents: bigint, ts: {{type: timestamp, unit: ms}}}}
     metadata: {{topic: topic, part: partition, at: offset, msg_key: key, sent: timestamp}}
-    event_time: {{column: ts, watermark: 5s}}
+    event_time: {{column: ts, watermark: 5s, idle_after: 5m}}
 steps:
   large: {{sql: "SELECT region, cents, ts, part FROM orders WHERE cents >= 100"}}
   revenue:
@@ -101,6 +101,7 @@ async fn a_hundred_and_twenty_thousand_orders_are_filtered_and_summed_as_the_mod
     };
     sandbox.until("the windows close", done).await;
     assert!(sandbox.terminate().success(), "{}", sandbox.output());
+    assert_dead(&sandbox.lines("dead.jsonl"), &broken);
     let mut found = BTreeMap::new();
     for message in kafka.consume_all("orders-out").await {
         let row = message.json();
@@ -117,7 +118,6 @@ async fn a_hundred_and_twenty_thousand_orders_are_filtered_and_summed_as_the_mod
     }
     assert_eq!(found.len(), expected.len());
     assert_traces(&kafka.consume_all("orders-traces").await.iter().map(|m| m.json()).collect::<Vec<_>>());
-    assert_dead(&sandbox.lines("dead.jsonl"), &broken);
 }
 
 /// Metadata columns say where each message stood.
@@ -139,6 +139,7 @@ fn assert_traces(traces: &[Value]) {
 /// Each broken message is there once, byte for byte, with its place.
 fn assert_dead(letters: &[Value], broken: &[&[u8]]) {
     let mut bytes: Vec<Vec<u8>> = Vec::new();
+    assert!(letters.len() <= broken.len(), "{} letters, such as {:#?}", letters.len(), &letters[..10]);
     for letter in letters {
         assert_eq!(letter["component"], "source orders", "{letter}");
         assert!(!letter["reason"].as_str().unwrap().is_empty());

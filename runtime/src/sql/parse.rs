@@ -69,10 +69,27 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         let problem = problem("a step is one SELECT; sources, tables and sinks are declared in YAML".into());
         return Err(at(problem.hint(hint), first));
     }
+    let mut statements = parse_tokens(state, context, tokens, last)?;
+    match statements.pop() {
+        Some(statement @ Statement::Query(_)) if statements.is_empty() => Ok(statement),
+        _ => Err(at(problem("a step is one SELECT".into()), first)),
+    }
+}
+
+/// The statements that the tokens are. `last` is the place behind the last token, for what is missing there.
+fn parse_tokens(
+    state: &SessionState,
+    context: &Context<'_>,
+    tokens: Vec<TokenWithSpan>,
+    last: Option<(u64, u64)>,
+) -> Result<Vec<Statement>, Box<Problem>> {
+    let problem = |message: String| Problem::new(context.path.clone(), message);
     let limit = state.config_options().sql_parser.recursion_limit.get();
-    let parsed =
-        Parser::new(&dialect).with_recursion_limit(limit).with_tokens_with_locations(tokens).parse_statements();
-    let mut statements = parsed.map_err(|error| {
+    let parsed = Parser::new(&GenericDialect {})
+        .with_recursion_limit(limit)
+        .with_tokens_with_locations(tokens)
+        .parse_statements();
+    parsed.map_err(|error| {
         let (message, place) = match error {
             ParserError::RecursionLimitExceeded => {
                 let message = format!("this query is nested too deeply (more than {limit} levels)");
@@ -83,14 +100,10 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         let mut found = problem(message);
         found.hint = syntax_hint(&found.message, place, context.sql);
         match place {
-            Some(place) => at(found, place),
+            Some((line, column)) => Box::new(found.at(Part::Text { line, column })),
             None => Box::new(found),
         }
-    })?;
-    match statements.pop() {
-        Some(statement @ Statement::Query(_)) if statements.is_empty() => Ok(statement),
-        _ => Err(at(problem("a step is one SELECT".into()), first)),
-    }
+    })
 }
 
 /// What would not fit on a thread's stack: message, hint and place.
