@@ -43,16 +43,8 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
     if !tokens.iter().any(|token| !matches!(token.token, Token::Whitespace(_) | Token::SemiColon)) {
         return Err(Box::new(problem("there is no SQL here".into()).hint("write one SELECT … FROM …")));
     }
-    if let Some(token) = Depth::too_long(&tokens) {
-        let problem = problem(format!(
-            "this chain is too long: at most {CHAIN_MAX} operators, or {QUERIES_MAX} joins and UNIONs, are planned"
-        ));
-        let hint = "use x IN (…) in place of x = … OR x = …, a table to join with, or several steps";
-        return Err(at(problem.hint(hint), place_of(token)));
-    }
-    if let Some(token) = too_deep(&tokens) {
-        let problem = problem(format!("this query is nested too deeply: more than {NESTING_MAX} levels"));
-        return Err(at(problem.hint("split it into several steps"), place_of(token)));
+    if let Some((message, hint, place)) = too_large(&tokens) {
+        return Err(at(problem(message).hint(hint), place));
     }
     // A semicolon at the end is what people are used to; a second statement is none.
     let significant = |token: &TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
@@ -112,6 +104,20 @@ fn parse_tokens(
             None => Box::new(found),
         }
     })
+}
+
+/// What would not fit on a thread's stack: message, hint and place.
+fn too_large(tokens: &[TokenWithSpan]) -> Option<(String, &'static str, (u64, u64))> {
+    if let Some(token) = Depth::too_long(tokens) {
+        let message = format!(
+            "this chain is too long: at most {CHAIN_MAX} operators, or {QUERIES_MAX} joins and UNIONs, are planned"
+        );
+        let hint = "use x IN (…) in place of x = … OR x = …, a table to join with, or several steps";
+        return Some((message, hint, place_of(token)));
+    }
+    let token = too_deep(tokens)?;
+    let message = format!("this query is nested too deeply: more than {NESTING_MAX} levels");
+    Some((message, "split it into several steps", place_of(token)))
 }
 
 /// The token that goes deeper than [`NESTING_MAX`]. (The parser has a limit of its own, but tries another reading of the
