@@ -247,7 +247,7 @@ async fn check(arguments: CheckArguments) -> ExitCode {
     if files.is_empty() {
         return fail("there is no *.yaml or *.yml file to check");
     }
-    let (count, problems) = match problems_of(&files, arguments.profile, arguments.all_profiles).await {
+    let (count, problems) = match Box::pin(problems_of(&files, arguments.profile, arguments.all_profiles)).await {
         Ok(found) => (files.len(), found),
         Err(message) => return fail(&message),
     };

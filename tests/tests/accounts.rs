@@ -16,7 +16,7 @@ sources:
   events:
     {source}
     columns: {{id: bigint, k: text, v: bigint, ts: {{type: timestamp, unit: ms}}}}
-    event_time: {{column: ts, watermark: 20s}}
+    event_time: {{column: ts, watermark: 20s, idle_after: 5m}}
 steps:
   seen: {{sql: "SELECT id, k FROM events"}}
   sums:

@@ -36,7 +36,7 @@ sources:
   readings:
     mqtt: {{url: "{}", topics: ["{name}/#"], qos: 1}}
     columns: {{ts: timestamp, value: double}}
-    event_time: {{column: ts, watermark: {watermark}}}
+    event_time: {{column: ts, watermark: {watermark}, idle_after: 5m}}
 functions:
   - wasm: ../udf/thermal.wasm
 steps:

@@ -20,7 +20,7 @@ sources:
   events:
     kafka: {{brokers: "{brokers}", topics: {input}}}
     columns: {{id: bigint, k: text, v: bigint, ts: {{type: timestamp, unit: ms}}}}
-    event_time: {{column: ts, watermark: 20s}}
+    event_time: {{column: ts, watermark: 20s, idle_after: 5m}}
 steps:
   seen: {{sql: "SELECT id, k{columns} FROM events{filter}"}}
   sums:

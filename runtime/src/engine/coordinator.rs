@@ -86,7 +86,7 @@ impl Coordinator {
     pub(crate) async fn run(mut self) -> Result<Outcome, RunError> {
         let mut ended: Vec<Part> = Vec::new();
         let mut next = Instant::now() + self.interval;
-        if self.last.epoch == 0 {
+        if self.last.epoch == 0 && !self.stop.is_cancelled() {
             // The very first snapshot at once: it says where sources begin and how much sinks had, before any row.
             self.epoch(&mut ended, false).await?;
             if self.tasks.is_empty() {

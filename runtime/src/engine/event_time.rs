@@ -90,7 +90,11 @@ impl EventClock {
     pub(crate) fn set_partitions(&mut self, names: &[Arc<str>], now: Instant) -> Option<Element> {
         self.partitions.retain(|name, _| names.contains(name));
         for name in names {
-            self.partitions.entry(name.clone()).or_insert(Partition { newest: None, last_row: now, idle: false });
+            // The time before they were handed out (a consumer group may wait long for a dead member) was not idle.
+            let partition = self.partitions.entry(name.clone());
+            let partition = partition.or_insert(Partition { newest: None, last_row: now, idle: false });
+            partition.last_row = now;
+            partition.idle = false;
         }
         self.advance()
     }
@@ -134,6 +138,14 @@ impl EventClock {
         }
         timed.elements.extend(self.advance());
         Ok(timed)
+    }
+
+    /// For so long nothing was read, because what comes after the source was busy: rows may have been waiting, so that
+    /// this time makes no partition idle.
+    pub(crate) fn not_reading(&mut self, busy: Duration, now: Instant) {
+        for partition in self.partitions.values_mut() {
+            partition.last_row = partition.last_row.checked_add(busy).map_or(now, |shifted| shifted.min(now));
+        }
     }
 
     /// Marks partitions idle whose time has come.
@@ -310,5 +322,23 @@ mod tests {
         let mut second = EventClock::new(plan(), &first.state(), Instant::now());
         assert_eq!(second.watermark(), Some(990 * MS));
         assert_eq!(feed(&mut second, "a", &[995]), "1");
+    }
+
+    #[test]
+    fn time_in_which_nothing_is_read_makes_no_partition_idle() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let plan =
+            EventTimePlan { column: 0, delay: Duration::ZERO, idle_after: Duration::from_secs(30), max_ahead: None };
+        let state = ClockState { newest: [("a".to_owned(), 5), ("b".to_owned(), 5)].into(), watermark: Some(5) };
+        let mut clock = EventClock::new(plan, &state, start);
+        // The group handed the partitions out only after a minute.
+        let names: Vec<Arc<str>> = vec!["a".into(), "b".into()];
+        clock.set_partitions(&names, at(60));
+        assert!(clock.tick(at(61)).is_none());
+        // A sink stood still for another minute.
+        clock.not_reading(Duration::from_secs(60), at(121));
+        assert!(clock.tick(at(122)).is_none());
+        assert_eq!(clock.tick(at(160)).map(|element| format!("{element:?}")), Some("Watermark(Idle)".to_owned()));
     }
 }

@@ -93,14 +93,26 @@ pub(crate) async fn start_with(
     let failures = ingestors.values().map(|ingestor| ingestor.failure.clone()).collect();
     metrics.running.set(1);
     let metrics = metrics.clone();
+    let closing = Closing(coordinator.store.clone());
     let done = tokio::spawn(async move {
         let outcome = supervise(set, coordinator, letters, failures).await;
         metrics.running.set(0);
         // Dropping the set ends the background tasks.
         drop(background);
+        drop(closing);
         outcome
     });
     Ok(Running { stop, done })
+}
+
+/// Closes a run's snapshot store when the run is over, however it ends: a write that goes on in its thread must not come
+/// out beside those of the next run. (It waits for that write, which takes milliseconds, on a thread of the runtime.)
+struct Closing(Arc<SnapshotStore>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// Spawns the tasks that rows flow through, receivers before senders.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
@@ -66,6 +67,8 @@ struct Stream {
 #[derive(Debug)]
 pub(crate) struct SnapshotStore {
     folder: PathBuf,
+    /// Held while a snapshot is written; true when no more may be.
+    closed: Mutex<bool>,
 }
 
 fn invalid(message: impl Into<String>) -> io::Error {
@@ -76,15 +79,24 @@ impl SnapshotStore {
     /// The store in `folder`, which is made if it is not there.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), closed: Mutex::new(false) })
     }
 
     fn path(&self, epoch: Epoch, extension: &str) -> PathBuf {
         self.folder.join(format!("{epoch:020}.{extension}"))
     }
 
+    /// Waits for a write that is under way and allows no more: the run is over, and the next one may already read.
+    pub(crate) fn close(&self) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
     /// Makes `snapshot` durable and visible, and deletes those that are too old.
     pub(crate) fn write(&self, snapshot: &Snapshot) -> io::Result<()> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed {
+            return Err(io::Error::other("the run is over; its snapshot comes too late"));
+        }
         let mut streams = Vec::new();
         let mut state = File::create(self.path(snapshot.epoch, "state"))?;
         let mut offset = 0;
@@ -257,6 +269,16 @@ mod tests {
         let newest = store.newest().unwrap().unwrap();
         assert_eq!((newest.epoch, newest.sinks, newest.states), (4, snapshot(4).sinks, snapshot(4).states));
         assert_eq!(store.epochs().unwrap(), [4, 3]);
+    }
+
+    #[test]
+    fn a_run_that_is_over_writes_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SnapshotStore::open(folder.path()).unwrap();
+        store.write(&snapshot(1)).unwrap();
+        store.close();
+        assert!(store.write(&snapshot(2)).is_err());
+        assert_eq!(store.epochs().unwrap(), [1]);
     }
 
     #[test]

@@ -84,7 +84,9 @@ impl SourceTask {
                 biased;
                 control = self.control.recv() => match control {
                     Some(SourceControl::Barrier { epoch, last }) => {
+                        let started = Instant::now();
                         self.barrier(epoch).await?;
+                        self.was_busy(started);
                         if last {
                             return self.wind_down().await;
                         }
@@ -107,8 +109,17 @@ impl SourceTask {
                         }
                         Some(_) => {}
                     }
+                    self.was_busy(started);
                 }
             }
+        }
+    }
+
+    /// Since `started` nothing was read: what comes after the source held it up.
+    fn was_busy(&mut self, started: Instant) {
+        let now = Instant::now();
+        if let Some(clock) = &mut self.clock {
+            clock.not_reading(now.duration_since(started), now);
         }
     }
 

@@ -44,8 +44,6 @@ pub struct Environment {
 pub struct Plan {
     /// The pipeline's name.
     pub name: String,
-    /// Says whether two plans are the same: the spec with everything resolved, and the content of modules.
-    pub fingerprint: String,
     /// The folder for its state.
     pub(crate) data_dir: PathBuf,
     pub(crate) spec: PipelineSpec,
@@ -69,7 +67,7 @@ pub(crate) struct StepRoutes {
 
 impl std::fmt::Debug for Plan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Plan").field("name", &self.name).field("fingerprint", &self.fingerprint).finish_non_exhaustive()
+        f.debug_struct("Plan").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -78,7 +76,9 @@ impl Plan {
     /// is an error.
     pub async fn build(file: &Path, spec: &PipelineSpec, environment: &Environment) -> (Option<Self>, Vec<Problem>) {
         let mut problems = Vec::new();
-        let built = build(file, spec, &Gaps::default(), environment, &mut problems).await;
+        let gaps = Gaps::default();
+        // Planning holds much on its way; the caller's task need not.
+        let built = Box::pin(build(file, spec, &gaps, environment, &mut problems)).await;
         let failed = problems.iter().any(|problem| problem.severity == Severity::Error);
         (built.filter(|_| !failed), problems)
     }
@@ -86,7 +86,7 @@ impl Plan {
     /// Everything that is wrong with what `draft` knows of a file with mistakes, beyond those mistakes.
     pub async fn judge(file: &Path, draft: &Draft, environment: &Environment) -> Vec<Problem> {
         let mut problems = Vec::new();
-        build(file, &draft.spec, &draft.gaps, environment, &mut problems).await;
+        Box::pin(build(file, &draft.spec, &draft.gaps, environment, &mut problems)).await;
         problems.retain(|problem| problem.severity == Severity::Error);
         problems
     }
@@ -154,12 +154,10 @@ async fn build(
         .steps
         .iter()
         .map(|(name, step)| (name.clone(), StepRoutes { late: step.late.clone(), on_error: step.on_error }));
-    let fingerprint = fingerprint(spec, &functions, &tables);
     let mut files = functions.files;
     files.extend(tables.iter().flat_map(|table| table.file.clone()));
     Some(Plan {
         data_dir: environment.data_dir.join(&name),
-        fingerprint,
         spec: spec.clone(),
         graph,
         sources,
@@ -193,20 +191,6 @@ struct Unknown {
     relations: BTreeSet<String>,
     /// A function that is not known may be one of a module that could not be loaded.
     functions: bool,
-}
-
-/// The spec with secrets in it would not be safe to store; its hash is.
-fn fingerprint(spec: &PipelineSpec, functions: &functions::Loaded, tables: &[TablePlan]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    // Debug output shows every field (secrets as stars, so a changed secret is told by the loader's own hash).
-    hasher.update(format!("{spec:?}").as_bytes());
-    let mut hashes: Vec<_> = functions.hashes.iter().collect();
-    hashes.sort();
-    hasher.update(format!("{hashes:?}").as_bytes());
-    for table in tables {
-        hasher.update(format!("{:?}", table.table.schema()).as_bytes());
-    }
-    hasher.finalize().to_hex()[..16].to_owned()
 }
 
 /// Sources and steps that nothing reads do work for nobody.

@@ -43,16 +43,8 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
     if !tokens.iter().any(|token| !matches!(token.token, Token::Whitespace(_) | Token::SemiColon)) {
         return Err(Box::new(problem("there is no SQL here".into()).hint("write one SELECT … FROM …")));
     }
-    if let Some(token) = Depth::too_long(&tokens) {
-        let problem = problem(format!(
-            "this chain is too long: at most {CHAIN_MAX} operators, or {QUERIES_MAX} joins and UNIONs, are planned"
-        ));
-        let hint = "use x IN (…) in place of x = … OR x = …, a table to join with, or several steps";
-        return Err(at(problem.hint(hint), place_of(token)));
-    }
-    if let Some(token) = too_deep(&tokens) {
-        let problem = problem(format!("this query is nested too deeply: more than {NESTING_MAX} levels"));
-        return Err(at(problem.hint("split it into several steps"), place_of(token)));
+    if let Some((message, hint, place)) = too_large(&tokens) {
+        return Err(at(problem(message).hint(hint), place));
     }
     // A semicolon at the end is what people are used to; a second statement is none.
     let significant = |token: &TokenWithSpan| !matches!(token.token, Token::Whitespace(_));
@@ -77,10 +69,27 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         let problem = problem("a step is one SELECT; sources, tables and sinks are declared in YAML".into());
         return Err(at(problem.hint(hint), first));
     }
+    let mut statements = parse_tokens(state, context, tokens, last)?;
+    match statements.pop() {
+        Some(statement @ Statement::Query(_)) if statements.is_empty() => Ok(statement),
+        _ => Err(at(problem("a step is one SELECT".into()), first)),
+    }
+}
+
+/// The statements that the tokens are. `last` is the place behind the last token, for what is missing there.
+fn parse_tokens(
+    state: &SessionState,
+    context: &Context<'_>,
+    tokens: Vec<TokenWithSpan>,
+    last: Option<(u64, u64)>,
+) -> Result<Vec<Statement>, Box<Problem>> {
+    let problem = |message: String| Problem::new(context.path.clone(), message);
     let limit = state.config_options().sql_parser.recursion_limit.get();
-    let parsed =
-        Parser::new(&dialect).with_recursion_limit(limit).with_tokens_with_locations(tokens).parse_statements();
-    let mut statements = parsed.map_err(|error| {
+    let parsed = Parser::new(&GenericDialect {})
+        .with_recursion_limit(limit)
+        .with_tokens_with_locations(tokens)
+        .parse_statements();
+    parsed.map_err(|error| {
         let (message, place) = match error {
             ParserError::RecursionLimitExceeded => {
                 let message = format!("this query is nested too deeply (more than {limit} levels)");
@@ -91,14 +100,24 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         let mut found = problem(message);
         found.hint = syntax_hint(&found.message, place, context.sql);
         match place {
-            Some(place) => at(found, place),
+            Some((line, column)) => Box::new(found.at(Part::Text { line, column })),
             None => Box::new(found),
         }
-    })?;
-    match statements.pop() {
-        Some(statement @ Statement::Query(_)) if statements.is_empty() => Ok(statement),
-        _ => Err(at(problem("a step is one SELECT".into()), first)),
+    })
+}
+
+/// What would not fit on a thread's stack: message, hint and place.
+fn too_large(tokens: &[TokenWithSpan]) -> Option<(String, &'static str, (u64, u64))> {
+    if let Some(token) = Depth::too_long(tokens) {
+        let message = format!(
+            "this chain is too long: at most {CHAIN_MAX} operators, or {QUERIES_MAX} joins and UNIONs, are planned"
+        );
+        let hint = "use x IN (…) in place of x = … OR x = …, a table to join with, or several steps";
+        return Some((message, hint, place_of(token)));
     }
+    let token = too_deep(tokens)?;
+    let message = format!("this query is nested too deeply: more than {NESTING_MAX} levels");
+    Some((message, "split it into several steps", place_of(token)))
 }
 
 /// The token that goes deeper than [`NESTING_MAX`]. (The parser has a limit of its own, but tries another reading of the

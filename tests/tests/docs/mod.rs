@@ -77,7 +77,7 @@ async fn can_run(shown: &str, load: impl Fn(LoadOptions) -> Loaded) {
         };
         let loaded = load(options(profile.clone()));
         let further = match &loaded.spec {
-            Some(spec) => Plan::build(&loaded.file, spec, &environment).await.1,
+            Some(spec) => Box::pin(Plan::build(&loaded.file, spec, &environment)).await.1,
             None => Vec::new(),
         };
         let problems = loaded.located(&further);

@@ -181,9 +181,8 @@ fn shown_type(schema: &Value, of: &Value) -> String {
     if of["properties"].is_object() {
         return "map".to_owned();
     }
-    match of["format"].as_str() {
-        Some(name @ ("duration" | "size" | "secret")) => return name.to_owned(),
-        _ => {}
+    if let Some(name @ ("duration" | "size" | "secret")) = of["format"].as_str() {
+        return name.to_owned();
     }
     if let Some(value) = of["const"].as_str() {
         return format!("`{value}`");

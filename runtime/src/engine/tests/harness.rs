@@ -40,7 +40,7 @@ pub(super) async fn plan(folder: &Path, yaml: &str) -> Result<Plan, String> {
         routes: Arc::new(Routes::default()),
         data_dir: folder.join("data"),
     };
-    let (plan, problems) = Plan::build(&file, spec, &environment).await;
+    let (plan, problems) = Box::pin(Plan::build(&file, spec, &environment)).await;
     plan.ok_or_else(|| said(&problems))
 }
 

@@ -17,7 +17,7 @@ use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
 use crate::engine::coordinator::Outcome;
 
 /// So many cases are tried by default.
-const CASES: u32 = 120;
+const CASES: u32 = 100;
 
 /// What is fed, and to what.
 #[derive(Debug, Clone)]

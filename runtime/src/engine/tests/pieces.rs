@@ -102,7 +102,8 @@ fn stand() -> Stand {
         interval: Duration::from_secs(3600),
         timeout: Duration::from_secs(5),
         store: store.clone(),
-        last: Snapshot::default(),
+        // Not the first run, which would begin with an epoch of its own.
+        last: Snapshot { epoch: 1, ..Snapshot::default() },
         tasks: [0, 1].into(),
         sources: [("s".to_owned(), control)].into(),
         sinks: vec![],
@@ -126,10 +127,10 @@ async fn a_source_that_ends_behind_the_barrier_of_an_open_epoch_is_at_its_end_in
     let Stand { coordinator, events, mut source, store, _folder } = stand();
     coordinator.stop.cancel();
     let run = tokio::spawn(coordinator.run());
-    assert!(matches!(source.recv().await, Some(SourceControl::Barrier { epoch: 1, .. })));
-    TaskEvent::Acked { task: 0, epoch: 1, part: source_at(5) }.send(&events).await.unwrap();
+    assert!(matches!(source.recv().await, Some(SourceControl::Barrier { epoch: 2, .. })));
+    TaskEvent::Acked { task: 0, epoch: 2, part: source_at(5) }.send(&events).await.unwrap();
     TaskEvent::Finished { task: 0, part: source_at(9) }.send(&events).await.unwrap();
-    TaskEvent::Acked { task: 1, epoch: 1, part: Part::default() }.send(&events).await.unwrap();
+    TaskEvent::Acked { task: 1, epoch: 2, part: Part::default() }.send(&events).await.unwrap();
     // The first epoch is where its barrier was.
     let Some(SourceControl::Commit(positions)) = source.recv().await else { panic!() };
     assert_eq!(positions.get("p"), Some(5));
@@ -145,12 +146,12 @@ async fn what_ended_tasks_handed_over_last_is_published_before_the_run_is_finish
     coordinator.stop.cancel();
     let run = tokio::spawn(coordinator.run());
     assert!(source.recv().await.is_some());
-    TaskEvent::Acked { task: 0, epoch: 1, part: source_at(5) }.send(&events).await.unwrap();
+    TaskEvent::Acked { task: 0, epoch: 2, part: source_at(5) }.send(&events).await.unwrap();
     TaskEvent::Finished { task: 0, part: source_at(9) }.send(&events).await.unwrap();
     TaskEvent::Finished { task: 1, part: Part::default() }.send(&events).await.unwrap();
     assert_eq!(run.await.unwrap().unwrap(), Outcome::Finished);
     let snapshot = store.newest().unwrap().unwrap();
-    assert_eq!((snapshot.epoch, snapshot.sources["s"].positions.get("p")), (2, Some(9)));
+    assert_eq!((snapshot.epoch, snapshot.sources["s"].positions.get("p")), (3, Some(9)));
 }
 
 #[tokio::test]
@@ -158,7 +159,7 @@ async fn an_epoch_that_takes_too_long_ends_the_run_and_publishes_nothing() {
     let Stand { mut coordinator, events, source: _source, store, _folder } = stand();
     coordinator.timeout = Duration::from_millis(20);
     coordinator.stop.cancel();
-    TaskEvent::Acked { task: 0, epoch: 1, part: source_at(5) }.send(&events).await.unwrap();
+    TaskEvent::Acked { task: 0, epoch: 2, part: source_at(5) }.send(&events).await.unwrap();
     let error = coordinator.run().await.unwrap_err();
     assert!(error.to_string().contains("not complete"), "{error}");
     assert!(store.newest().unwrap().is_none());
@@ -191,11 +192,11 @@ async fn plan(folder: &std::path::Path, sql: &str, more: &str) -> Plan {
 }
 
 async fn region(plan: &Plan) -> RegionInstance {
-    let regions = plan.graph.nodes.iter().filter_map(|node| match &node.kind {
+    let mut regions = plan.graph.nodes.iter().filter_map(|node| match &node.kind {
         NodeKind::Region(region) => Some(region),
         _ => None,
     });
-    regions.last().unwrap().instantiate().await.unwrap()
+    regions.next_back().unwrap().instantiate().await.unwrap()
 }
 
 fn shown(batches: &[RecordBatch]) -> String {

@@ -21,8 +21,8 @@ async fn located(file: &Path, text: &str) -> Vec<Located> {
         data_dir: "never-written".into(),
     };
     let further = match (&loaded.spec, &loaded.draft) {
-        (Some(spec), _) => Plan::build(file, spec, &environment).await.1,
-        (None, Some(draft)) => Plan::judge(file, draft, &environment).await,
+        (Some(spec), _) => Box::pin(Plan::build(file, spec, &environment)).await.1,
+        (None, Some(draft)) => Box::pin(Plan::judge(file, draft, &environment)).await,
         (None, None) => Vec::new(),
     };
     loaded.located(&further)

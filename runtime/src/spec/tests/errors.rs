@@ -72,6 +72,8 @@ fn every_mistake_of_a_bad_file_is_reported_at_once_at_its_place() {
     6:16 limits.parallelism | 300 is too large
     7:20 limits.batch_bytes_max | `12 apples` is not a size
     8:19 limits.queue_rows_max | a whole number of at least 1 is wanted here, not the text `many`
+    12:5 sources.readings.kafka | `brokers` is missing
+    12:5 sources.readings.kafka | `topics` is missing
     12:5 sources.readings.kafka | `http` and `kafka` are both named, but only one connector can be
     13:59 sources.readings.columns.ts2.unit | `msec` is none of s, ms, us and ns
     13:66 sources.readings.columns.x | `type` is missing

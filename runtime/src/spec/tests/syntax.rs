@@ -12,6 +12,7 @@ fn said(text: &str) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of texts and messages")]
 fn syntax_errors_say_what_was_most_likely_meant() {
     assert_snapshot!(said("a:\n\tb: 1\n"), @r#"
     error: a tab cannot indent in YAML
