@@ -320,8 +320,10 @@ async fn a_broker_killed_under_load_loses_nothing() {
     let mut found = numbers_in(&kafka.consume_all("kill-out").await);
     found.sort_unstable();
     assert_eq!(found, (0..COUNT).collect::<Vec<_>>(), "each once: the producer is idempotent");
+    // The last commit may be lost when the group's coordinator is not back in time: the snapshot's positions win over the
+    // group's, so it may be behind and must never be ahead.
     let committed: i64 = kafka.committed("millstream-test-kill-in", "kill-in").await.values().sum();
-    assert_eq!(committed, COUNT);
+    assert!((0..=COUNT).contains(&committed), "{committed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

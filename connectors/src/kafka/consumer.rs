@@ -29,7 +29,7 @@ const BATCHES_WAITING_MAX: usize = 2;
 /// An idle thread looks for commits and for the end so often.
 const IDLE_POLL: Duration = Duration::from_millis(100);
 /// The last commit is tried again for so long, with such pauses; less than the source waits for its end.
-const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(8);
+const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 const LAST_COMMIT_PAUSE: Duration = Duration::from_millis(100);
 /// While paused, so many events are served at a time.
 const PAUSED_EVENTS_MAX: usize = 100;

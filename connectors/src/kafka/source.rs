@@ -22,7 +22,7 @@ use crate::source::{Source, SourceContext, SourceEvent};
 use crate::units::ByteSize;
 
 /// Leaving the group and the last commit may take so long before the source no longer waits for them.
-const CLOSE_TIMEOUT: StdDuration = StdDuration::from_secs(10);
+const CLOSE_TIMEOUT: StdDuration = StdDuration::from_secs(18);
 /// How often lag is measured.
 const STATISTICS_INTERVAL_MS: &str = "1000";
 /// While nobody takes batches, partitions are paused after so long at the latest.

@@ -223,7 +223,7 @@ impl MqttSource {
                     granted,
                     "the broker grants a lower quality of service than asked for: messages may be lost on the way"
                 ),
-                Ok(_) => tracing::debug!(source = self.name, topic = filter, "subscribed"),
+                Ok(_) => tracing::info!(source = self.name, topic = filter, "subscribed"),
             }
         }
         self.subscribed = true;
