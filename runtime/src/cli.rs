@@ -167,7 +167,7 @@ pub(crate) struct DemoArguments {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let secrets = SharedSecrets::default();
-    start_log(cli.log_format, matches!(cli.command, Command::Demo(_)), &secrets);
+    start_log(cli.log_format, &cli.command, &secrets);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -187,12 +187,17 @@ pub fn main() -> ExitCode {
     code
 }
 
-fn start_log(format: LogFormat, demo: bool, secrets: &SharedSecrets) {
+fn start_log(format: LogFormat, command: &Command, secrets: &SharedSecrets) {
     // The demo tells itself what becomes of a change; its broker complains about every client that leaves.
     const DEMO: &str = "warn,rumqttd=off,millstream::daemon=off,millstream::daemon::supervisor=warn,\
                         millstream::daemon::api=warn,millstream::daemon::watch=warn,\
                         millstream::engine::dead_letter=error";
-    let default = if demo { DEMO } else { "info,rumqttd=warn,librdkafka=warn" };
+    let default = match command {
+        Command::Demo(_) => DEMO,
+        Command::Run(_) => "info,rumqttd=warn,librdkafka=warn",
+        // What they have to say is their output.
+        Command::Check(_) | Command::Schema { .. } | Command::Reload { .. } => "warn",
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(secrets.clone()).with_target(false);
     match format {
@@ -331,6 +336,7 @@ fn print_schema(of: SchemaOf) -> ExitCode {
 }
 
 async fn reload(address: &str) -> ExitCode {
+    let address = address.trim_start_matches("http://").trim_end_matches('/');
     match crate::daemon::client::post(address, "/v1/reload").await {
         Ok((status, body)) => {
             print(&(body + "\n"));

@@ -16,7 +16,8 @@ use serde_json::value::RawValue;
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
     /// By the content type: `application/x-ndjson` (or `jsonl`) as `lines`; `application/json` as `array` where it
-    /// begins with `[`, else as `object`; anything else as `whole`.
+    /// begins with `[`, else as `object`; without a content type (or with the one of forms, which curl sends unasked) what
+    /// looks like JSON or JSON lines as that; anything else as `whole`.
     #[default]
     Auto,
     /// One JSON value: one message.
@@ -42,6 +43,22 @@ pub(crate) enum CutError {
 }
 
 impl Layout {
+    /// The layout of a body whose sender said nothing about it: JSON where it is JSON, else the whole.
+    fn told_by(body: &[u8]) -> Self {
+        let starts_with = |line: &[u8], byte: u8| line.trim_ascii_start().first() == Some(&byte);
+        let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok();
+        let mut lines = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        if starts_with(body, b'[') && is_json() {
+            Self::Array
+        } else if starts_with(body, b'{') && is_json() {
+            Self::Object
+        } else if starts_with(body, b'{') && lines.all(|line| starts_with(line, b'{')) {
+            Self::Lines
+        } else {
+            Self::Whole
+        }
+    }
+
     /// The layout of a body with this content type; never [`Layout::Auto`].
     pub(crate) fn of(self, content_type: Option<&str>, body: &[u8]) -> Self {
         if self != Self::Auto {
@@ -58,6 +75,8 @@ impl Layout {
                     _ => Self::Object,
                 }
             }
+            // What curl and scripts send that say nothing: the body itself has to tell.
+            "" | "application/x-www-form-urlencoded" => Self::told_by(body),
             _ => Self::Whole,
         }
     }
@@ -178,7 +197,14 @@ mod tests {
         assert_eq!(of(Some("application/json"), "{}"), Layout::Object);
         assert_eq!(of(Some("application/cloudevents+json"), "{}"), Layout::Object);
         assert_eq!(of(Some("text/csv"), "[1]"), Layout::Whole);
-        assert_eq!(of(None, "{}"), Layout::Whole);
+        // curl without a header says that it is a form.
+        for silent in [None, Some("application/x-www-form-urlencoded")] {
+            assert_eq!(of(silent, " {\n} "), Layout::Object);
+            assert_eq!(of(silent, "[{}, {}]"), Layout::Array);
+            assert_eq!(of(silent, "{}\n{}\n"), Layout::Lines);
+            assert_eq!(of(silent, "[1"), Layout::Whole);
+            assert_eq!(of(silent, "a,b"), Layout::Whole);
+        }
         assert_eq!(Layout::Lines.of(Some("application/json"), b"[]"), Layout::Lines);
     }
 

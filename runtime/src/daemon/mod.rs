@@ -328,9 +328,12 @@ impl Daemon {
         let name = candidate.name.clone();
         let plan = match candidate.change {
             folder::Change::None => {
-                // A mistake that was undone leaves no other trace.
                 if let Some(pipeline) = self.pipelines().get_mut(&name) {
+                    // A mistake that was undone leaves no other trace; a refusal stands until the file changes.
                     pipeline.problems = candidate.problems;
+                    if let Some(reason) = &pipeline.refused {
+                        changes.report.refused.insert(name, reason.clone());
+                    }
                 }
                 return;
             }

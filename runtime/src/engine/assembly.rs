@@ -384,7 +384,7 @@ impl<'a> Assembly<'a> {
             tracing::warn!(
                 pipeline = self.plan.name,
                 operator = node.name,
-                "the operator has changed: its state is left"
+                "the operator has changed: its state (open windows) is thrown away"
             );
             return Ok(());
         }

@@ -77,7 +77,7 @@ impl TimestampReader {
         }
         let unit = *self.unit.get_or_insert_with(|| {
             let unit = detect(nine_more / 1_000_000_000);
-            tracing::info!(
+            tracing::warn!(
                 column = %self.path, value = %text,
                 "epoch numbers in this column are taken as {}; declare `unit` to settle it", unit_name(unit)
             );
