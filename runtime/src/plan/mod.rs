@@ -154,8 +154,6 @@ async fn build(
         .steps
         .iter()
         .map(|(name, step)| (name.clone(), StepRoutes { late: step.late.clone(), on_error: step.on_error }));
-    let mut files = functions.files;
-    files.extend(tables.iter().flat_map(|table| table.file.clone()));
     Some(Plan {
         data_dir: environment.data_dir.join(&name),
         spec: spec.clone(),
@@ -165,7 +163,7 @@ async fn build(
         sinks,
         dead_letter,
         routes: routes.collect(),
-        files,
+        files: functions.files,
         name,
     })
 }

@@ -1,7 +1,6 @@
 //! Streams and tables of a plan.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,8 +68,6 @@ pub(crate) struct TablePlan {
     pub(crate) table: Arc<dyn Table>,
     pub(crate) key: Option<String>,
     pub(crate) rows: TableRows,
-    /// Where its columns were read from, if it is a file.
-    pub(crate) file: Option<PathBuf>,
 }
 
 /// Declared columns, as Arrow has them.
@@ -304,7 +301,7 @@ impl Builder<'_> {
         }
         let rows: TableRows = Arc::new(ArcSwap::from_pointee(RecordBatch::new_empty(schema)));
         self.register_table(name, rows.clone(), problems);
-        Some(TablePlan { name: name.to_owned(), table, key, rows, file: None })
+        Some(TablePlan { name: name.to_owned(), table, key, rows })
     }
 }
 
