@@ -134,7 +134,7 @@ impl Screen {
         let shipped = pipelines.join(format!("{SHIPPED}.yaml"));
         let file = if shipped.is_file() { shipped.display().to_string() } else { format!("{folder}/*.yaml") };
         text.push_str(&format!(
-            "\n{bold}Now edit {file}{off}: save it, and the change is live within a second, without losing a row.\n\
+            "\n{bold}Now edit {file}{off}: save it, and the change is live within a second (a changed window starts afresh).\n\
              Break it, and what runs goes on: the mistake is shown here. Ctrl-C stops the demo.\n"
         ));
         text
