@@ -77,7 +77,8 @@ impl Mosquitto {
         Self::try_start(persistence).await.unwrap_or_else(|error| panic!("no MQTT broker: {error}"))
     }
 
-    async fn try_start(persistence: bool) -> Result<Self, String> {
+    /// As [`Mosquitto::start`], with an error that says what is missing.
+    pub async fn try_start(persistence: bool) -> Result<Self, String> {
         let folder = tempfile::Builder::new().prefix("millstream-mqtt-").tempdir().map_err(|e| e.to_string())?;
         let port = free_port();
         let mut configuration = format!(
