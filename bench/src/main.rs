@@ -6,17 +6,25 @@
 #![allow(clippy::disallowed_methods, reason = "the driver waits in threads of its own, beside no pipeline")]
 
 mod args;
+mod arrivals;
 mod bench;
 mod daemon;
 mod failure;
+mod http_server;
+mod latency;
+mod many;
+mod memory;
 mod messages;
 mod mqtt;
 mod pipelines;
 mod procfs;
 mod profile;
 mod progress;
+mod reload;
 mod report;
 mod rounds;
+mod schedule;
+mod start;
 mod steady;
 mod throughput;
 mod topics;
@@ -29,7 +37,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use serde_json::{Map, Value, json};
 
-use crate::args::Args;
+use crate::args::{Args, Part};
 use crate::bench::Bench;
 use crate::failure::{Context, Failure, Result};
 use crate::variant::Variant;
@@ -44,10 +52,23 @@ fn main() -> ExitCode {
     }
 }
 
+/// Measures a part, with every variant.
+type Measure = fn(&Bench, &[Variant], &mut Results) -> Result<()>;
+
 fn run(bench: &Bench) -> Result<()> {
     let variants = Variant::all(&bench.args)?;
     let mut results = Results::new(&variants);
     works::measure(bench, &variants, &mut results)?;
+    let parts = [
+        (Part::Latency, latency::measure as Measure),
+        (Part::Start, start::measure),
+        (Part::Memory, memory::measure),
+        (Part::Reload, reload::measure),
+        (Part::Pipelines, many::measure),
+    ];
+    for (_, measure) in parts.iter().filter(|(part, _)| bench.args.wants(*part)) {
+        measure(bench, &variants, &mut results)?;
+    }
     if let Some(path) = &bench.args.json {
         let text = serde_json::to_string_pretty(&results.json)? + "\n";
         std::fs::write(path, text).context(|| format!("cannot write {}", path.display()))?;
