@@ -1,16 +1,16 @@
 //! The figures as tables for people.
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{Cell, CellAlignment, Table};
 
 use crate::rounds::middle;
 use crate::throughput::Throughput;
 use crate::variant::Variant;
 
-/// A table whose columns but the first are numbers, to the right.
+/// A table in Markdown whose columns but the first are numbers, to the right.
 pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> Table {
     let mut table = Table::new();
-    table.load_preset(UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
+    table.load_preset(ASCII_MARKDOWN).set_header(header.iter().copied());
     for row in rows {
         table.add_row(row.into_iter().map(Cell::new));
     }
