@@ -18,7 +18,7 @@ use super::{Process, free_port};
 
 /// Names a broker (`host:port`) to use instead of one that the harness starts.
 const ENVIRONMENT: &str = "MILLSTREAM_TEST_KAFKA";
-const INSTALL: &str = "the tests need Java 17 or later and Maven (on Debian: apt-get install default-jre-headless maven), \
+const INSTALL: &str = "Apache Kafka needs Java 17 or later and Maven (on Debian: apt-get install default-jre-headless maven), \
      or a broker named in MILLSTREAM_TEST_KAFKA=host:port";
 /// The broker is ready within so long.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
