@@ -19,39 +19,43 @@ const INSTALL: &str = "perf is needed for --profile (on Debian: apt-get install 
 
 /// By what a frame tells the stage of a row's way. A sample belongs to the innermost frame that matches.
 const STAGES: &[(&str, &[&str])] = &[
-    ("decode", &["format::", "decoder", "arrow_json", "arrow_cast::parse"]),
-    ("encode", &["encoder", "arrow_cast::display"]),
+    ("encode", &["::format::json::encode", "::format::csv::encode", "Encoder", "arrow_cast::display"]),
+    ("decode", &["connectors::format::", "Decoder", "arrow_json", "arrow_cast::parse"]),
     ("ingest log", &["::ingest::"]),
     ("MQTT", &["rumqttc", "connectors::mqtt"]),
     ("HTTP", &["hyper", "reqwest", "connectors::http"]),
     (
         "consume from Kafka",
         &[
-            "kafka::source",
-            "kafka::client::consume",
+            "connectors::kafka::source",
+            "connectors::kafka::consumer",
+            "connectors::kafka::fetch",
             "rd_kafka_fetch",
             "rd_kafka_msgset_reader",
+            "rd_kafka_msgset_parse",
             "rd_kafka_consume",
             "rd_kafka_broker_fetch",
             "rd_kafka_broker_consumer",
-            "rd_kafka_msgset_parse",
+            "rd_kafka_handle_Fetch",
             "BaseConsumer",
         ],
     ),
     (
         "produce to Kafka",
         &[
-            "kafka::sink",
+            "connectors::kafka::sink",
+            "connectors::kafka::producer",
+            "connectors::kafka::produce",
             "rd_kafka_produce",
             "rd_kafka_msgset_writer",
             "rd_kafka_msgset_create",
             "rd_kafka_msg_partitioner",
+            "rd_kafka_msg_new",
             "rd_kafka_broker_produce",
             "rd_kafka_handle_Produce",
             "rd_kafka_dr_",
             "rd_kafka_toppar_producer",
             "BaseProducer",
-            "rd_kafka_msg_new",
         ],
     ),
     (
@@ -60,7 +64,10 @@ const STAGES: &[(&str, &[&str])] = &[
     ),
     ("filter and projection", &["operators::", "datafusion", "arrow_select", "arrow_ord", "arrow_arith"]),
     ("event time", &["event_time"]),
-    ("snapshots", &["checkpoint", "coordinator"]),
+    ("snapshots", &["engine::checkpoint", "engine::coordinator", "engine::snapshot"]),
+];
+/// Where no frame tells the stage.
+const REST: &[(&str, &[&str])] = &[
     ("librdkafka, the rest", &["rd_kafka", "rdkafka"]),
     ("engine, the rest", &["millstream"]),
     ("runtime", &["tokio"]),
@@ -160,11 +167,13 @@ impl Profile {
 }
 
 fn stage(frames: &[&str]) -> &'static str {
-    let of_frame = |frame: &&str| {
-        let matches = |parts: &[&str]| parts.iter().any(|part| frame.contains(part));
-        STAGES.iter().find(|(_, parts)| matches(parts)).map(|(name, _)| *name)
+    let innermost = |stages: &[(&'static str, &[&str])]| {
+        frames.iter().find_map(|frame| {
+            let matches = |parts: &[&str]| parts.iter().any(|part| frame.contains(part));
+            stages.iter().find(|(_, parts)| matches(parts)).map(|(name, _)| *name)
+        })
     };
-    frames.iter().find_map(of_frame).unwrap_or(OTHER)
+    innermost(STAGES).or_else(|| innermost(REST)).unwrap_or(OTHER)
 }
 
 /// A symbol without the hash behind it, and not too long.
