@@ -7,26 +7,20 @@ use bytes::Bytes;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
-use rdkafka::producer::{DeliveryResult, ProducerContext};
 use tokio::sync::Notify;
 
 use super::connection::{Health, Reaction, code};
+use super::native::Reports;
 use crate::error::ConnectorError;
 use crate::sink::Rejected;
 
-/// At most so many messages are under way; a sink that has more waits.
-pub(super) const MESSAGES_UNDER_WAY_MAX: usize = 100_000;
-/// At most so many bytes are under way (one larger message goes alone).
-pub(super) const BYTES_UNDER_WAY_MAX: usize = 64 << 20;
-
-/// The producer's context.
+/// The producer's context. How much may be under way is librdkafka's to say: its queue is then full.
 pub(super) struct Deliveries {
     pub(super) health: Health,
+    /// How many messages are under way, or just about to be.
     messages: AtomicUsize,
-    bytes: AtomicUsize,
     failed: Mutex<Failed>,
-    /// Less is under way than before by a good deal, all is done, or something failed.
+    /// Less is under way than before, or something failed.
     changed: Notify,
 }
 
@@ -40,35 +34,18 @@ struct Failed {
 
 impl Deliveries {
     pub(super) fn new(health: Health) -> Self {
-        Self {
-            health,
-            messages: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            failed: Mutex::default(),
-            changed: Notify::new(),
-        }
+        Self { health, messages: AtomicUsize::new(0), failed: Mutex::default(), changed: Notify::new() }
     }
 
-    /// A message of so many bytes is about to be handed over.
-    pub(super) fn begin(&self, bytes: usize) {
-        self.messages.fetch_add(1, Ordering::AcqRel);
-        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    /// So many messages are about to be handed over.
+    pub(super) fn begin(&self, messages: usize) {
+        self.messages.fetch_add(messages, Ordering::AcqRel);
     }
 
-    /// A message of so many bytes is no longer under way.
-    pub(super) fn end(&self, bytes: usize) {
-        let before = self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        let messages = self.messages.fetch_sub(1, Ordering::AcqRel) - 1;
-        // One wake-up per half of the room, not per message.
-        let crossed = before > BYTES_UNDER_WAY_MAX / 2 && before - bytes <= BYTES_UNDER_WAY_MAX / 2;
-        if messages == 0 || messages == MESSAGES_UNDER_WAY_MAX / 2 || crossed {
-            self.changed.notify_waiters();
-        }
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.messages.load(Ordering::Acquire) >= MESSAGES_UNDER_WAY_MAX
-            || self.bytes.load(Ordering::Acquire) >= BYTES_UNDER_WAY_MAX
+    /// So many messages are no longer under way, or were not taken.
+    pub(super) fn end(&self, messages: usize) {
+        self.messages.fetch_sub(messages, Ordering::AcqRel);
+        self.changed.notify_waiters();
     }
 
     /// Waits until `done`, or until something failed for good.
@@ -86,16 +63,11 @@ impl Deliveries {
         }
     }
 
-    /// Waits until there is room for more.
-    pub(super) async fn room(&self) -> Result<(), ConnectorError> {
-        if !self.is_full() {
-            return self.check();
-        }
-        let half = |all: &Self| {
-            all.messages.load(Ordering::Acquire) <= MESSAGES_UNDER_WAY_MAX / 2
-                && all.bytes.load(Ordering::Acquire) <= BYTES_UNDER_WAY_MAX / 2
-        };
-        self.wait_until(half).await
+    /// Waits until half of what is under way now is done; false where nothing is.
+    pub(super) async fn room(&self) -> Result<bool, ConnectorError> {
+        let now = self.messages.load(Ordering::Acquire);
+        self.wait_until(|all| all.messages.load(Ordering::Acquire) <= now / 2).await?;
+        Ok(now > 0)
     }
 
     /// Waits until nothing is under way.
@@ -104,7 +76,7 @@ impl Deliveries {
     }
 
     /// The first failure, if there was one.
-    fn check(&self) -> Result<(), ConnectorError> {
+    pub(super) fn check(&self) -> Result<(), ConnectorError> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match (&failed.error, failed.more) {
             (None, _) => Ok(()),
@@ -170,21 +142,17 @@ fn rejection(topic: &str, partition: i32, code: RDKafkaErrorCode) -> Option<Stri
     })
 }
 
-impl ProducerContext for Deliveries {
-    /// The number of bytes that were counted for the message.
-    type DeliveryOpaque = usize;
+impl Reports for Deliveries {
+    fn failed(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, payload: &[u8]) {
+        self.message_failed(topic, partition, code, payload);
+    }
 
-    fn delivery(&self, result: &DeliveryResult<'_>, bytes: usize) {
-        match result {
-            Ok(_) => self.health.up(),
-            Err((error, message)) => {
-                let code = code(error).unwrap_or(RDKafkaErrorCode::Unknown);
-                let payload = message.payload().unwrap_or_default();
-                self.message_failed(message.topic(), message.partition(), code, payload);
-            }
+    fn done(&self, messages: usize, arrived: bool) {
+        if arrived {
+            self.health.up();
         }
-        // After the failure is known: whoever waits for the last message must see it.
-        self.end(bytes);
+        // After the failures are known: whoever waits for the last message must see them.
+        self.end(messages);
     }
 }
 

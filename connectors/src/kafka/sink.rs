@@ -1,37 +1,33 @@
 //! The sink: options, and the [`Sink`] that hands rows to librdkafka and waits for their acknowledgements.
 
 use std::collections::BTreeMap;
-use std::time::Duration as StdDuration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use bytes::Bytes;
 use indexmap::IndexMap;
 use rdkafka::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::types::RDKafkaType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::connection::{Connection, Health, check, code, configuration_error, milliseconds};
+use super::connection::{Connection, Health, check, configuration_error, milliseconds};
 use super::delivery::Deliveries;
-use super::record::{Layout, LayoutOptions, Record, Records};
+use super::native::BatchProducer;
+use super::record::{Layout, LayoutOptions, Records};
+use super::sending::{Rows, hand_over};
 use super::{KafkaSasl, KafkaTls, LibrdkafkaValue, TextOrList, default_metadata_max_age, default_socket_timeout};
 use crate::error::ConnectorError;
 use crate::format::Encoder;
 use crate::sink::{Flushed, Rejected, Sink, SinkContext};
 use crate::units::{ByteSize, Duration};
 
-/// Where librdkafka's queue is smaller than what this sink keeps under way (by the user's choice), it is tried again
-/// after so long.
-const QUEUE_FULL_PAUSE: StdDuration = StdDuration::from_millis(5);
-/// What may be changed through the `librdkafka` map.
-const DEFAULTS: &[(&str, &str)] = &[
-    // Above the sink's own bounds, which are those that count.
-    ("queue.buffering.max.messages", "200000"),
-    ("queue.buffering.max.kbytes", "262144"),
-];
+/// At most so many messages are under way (by default; `librdkafka` may change it). A sink that has more waits.
+const MESSAGES_UNDER_WAY_MAX: usize = 100_000;
+/// At most so many bytes are under way (by default, as above), or one larger message.
+const BYTES_UNDER_WAY_MAX: u64 = 64 << 20;
+/// librdkafka's names of these two.
+const QUEUE_MESSAGES: &str = "queue.buffering.max.messages";
+const QUEUE_KBYTES: &str = "queue.buffering.max.kbytes";
 
 /// Options of the sink.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -183,7 +179,7 @@ impl KafkaSinkConfig {
             metadata_max_age: self.metadata_max_age,
             socket_timeout: self.socket_timeout,
             librdkafka: &self.librdkafka,
-            defaults: DEFAULTS,
+            defaults: &[],
         };
         let identity = connection.identity(&context.pipeline, &context.name);
         let mut client = connection.client_config(&identity, &context.base_dir)?;
@@ -244,6 +240,13 @@ impl KafkaSinkConfig {
             }
             client.set(key, size.0.to_string());
         }
+        if !self.librdkafka.contains_key(QUEUE_MESSAGES) {
+            client.set(QUEUE_MESSAGES, MESSAGES_UNDER_WAY_MAX.to_string());
+        }
+        if !self.librdkafka.contains_key(QUEUE_KBYTES) {
+            let bytes = BYTES_UNDER_WAY_MAX.max(self.max_message_bytes.0);
+            client.set(QUEUE_KBYTES, bytes.div_ceil(1024).to_string());
+        }
         Ok(())
     }
 }
@@ -254,55 +257,18 @@ struct KafkaSink {
     health: Health,
     layout: Layout,
     encoder: Box<dyn Encoder>,
-    producer: Option<ThreadedProducer<Deliveries>>,
+    producer: Option<BatchProducer<Deliveries>>,
 }
 
-/// What became of an attempt to hand a message over.
-enum Handed {
-    /// It is under way, or its failure is noted.
-    Over,
-    /// Not now.
-    QueueFull,
-}
-
-impl KafkaSink {
-    fn producer(&self) -> Result<&ThreadedProducer<Deliveries>, ConnectorError> {
-        self.producer.as_ref().ok_or_else(|| ConnectorError::fatal("the Kafka sink was used before it was opened"))
-    }
-}
-
-/// Hands one message to librdkafka, which copies it.
-fn hand_over(producer: &ThreadedProducer<Deliveries>, record: &Record<'_>, payload: &[u8]) -> Handed {
-    let deliveries = producer.context();
-    let size = payload.len() + record.key.map_or(0, <[u8]>::len);
-    let mut message: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(record.topic, size);
-    message.payload = (!record.tombstone).then_some(payload);
-    message.key = record.key;
-    message.partition = record.partition;
-    message.timestamp = record.timestamp;
-    message.headers = record.headers();
-    deliveries.begin(size);
-    let Err((error, _)) = producer.send(message) else { return Handed::Over };
-    let handed = match code(&error) {
-        Some(RDKafkaErrorCode::QueueFull) => Handed::QueueFull,
-        Some(code) => {
-            deliveries.message_failed(record.topic, record.partition.unwrap_or(-1), code, payload);
-            Handed::Over
-        }
-        None => {
-            deliveries.fail(format!("a message for the topic {} cannot be sent: {error}", record.topic));
-            Handed::Over
-        }
-    };
-    deliveries.end(size);
-    handed
+fn not_open() -> ConnectorError {
+    ConnectorError::fatal("the Kafka sink was used before it was opened")
 }
 
 #[async_trait]
 impl Sink for KafkaSink {
     async fn open(&mut self, _restored: Option<&[u8]>) -> Result<(), ConnectorError> {
         let deliveries = Deliveries::new(Health::new(self.health.identity.clone()));
-        self.producer = Some(self.client.create_with_context(deliveries).map_err(configuration_error)?);
+        self.producer = Some(BatchProducer::new(&self.client, deliveries).map_err(configuration_error)?);
         Ok(())
     }
 
@@ -313,24 +279,23 @@ impl Sink for KafkaSink {
             let text = format!("{} rows became {} messages", rows.num_rows(), encoded.ends.len());
             return Err(ConnectorError::fatal(text));
         }
-        let producer = self.producer()?;
+        let producer = self.producer.as_mut().ok_or_else(not_open)?;
         let deliveries = producer.context().clone();
+        let rows = Rows { records: &records, encoded: &encoded };
         let mut rejected = Vec::new();
-        let mut start = 0;
-        for (row, end) in encoded.ends.iter().enumerate() {
-            let payload =
-                encoded.buffer.get(start..*end).ok_or_else(|| ConnectorError::fatal("a row without bytes"))?;
-            start = *end;
-            deliveries.room().await?;
-            loop {
-                match records.get(row).map(|record| hand_over(producer, &record, payload)) {
-                    Ok(Handed::Over) => break,
-                    Ok(Handed::QueueFull) => tokio::time::sleep(QUEUE_FULL_PAUSE).await,
-                    Err(reason) => {
-                        rejected.push(Rejected { reason, payload: Bytes::copy_from_slice(payload) });
-                        break;
-                    }
-                }
+        let (mut row, mut alone) = (0, None);
+        while row < encoded.ends.len() {
+            deliveries.check()?;
+            let reached = hand_over(producer, &rows, row, &mut rejected)?;
+            if reached == encoded.ends.len() {
+                break;
+            }
+            row = reached;
+            // librdkafka's queue is full.
+            if !deliveries.room().await? && alone.replace(row) == Some(row) {
+                let reason = format!("the message is larger than librdkafka's queue ({QUEUE_KBYTES}) allows");
+                rejected.push(rows.rejected(row, reason)?);
+                row += 1;
             }
         }
         rejected.extend(deliveries.take_rejected());
@@ -338,7 +303,7 @@ impl Sink for KafkaSink {
     }
 
     async fn flush(&mut self) -> Result<Flushed, ConnectorError> {
-        let deliveries = self.producer()?.context().clone();
+        let deliveries = self.producer.as_ref().ok_or_else(not_open)?.context().clone();
         // Ends within delivery_timeout, because librdkafka gives every message an answer by then.
         deliveries.all_done().await?;
         Ok(Flushed { rejected: deliveries.take_rejected(), state: None })
