@@ -1,5 +1,6 @@
 //! What became of the messages that were handed to librdkafka: how many are under way, and which failed.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,11 +15,22 @@ use super::native::Reports;
 use crate::error::ConnectorError;
 use crate::sink::Rejected;
 
-/// The producer's context. How much may be under way is librdkafka's to say: its queue is then full.
+/// At most so many messages are under way; a sink that has more waits.
+const MESSAGES_UNDER_WAY_MAX: usize = 100_000;
+/// At most so many bytes are held until they can be handed over (one larger batch goes alone).
+const BYTES_HELD_MAX: usize = 64 << 20;
+/// More partitions than these make no difference.
+const PARTITIONS_MAX: usize = 1_000;
+
+/// The producer's context.
 pub(super) struct Deliveries {
     pub(super) health: Health,
-    /// How many messages are under way, or just about to be.
+    /// How many messages were written and are neither acknowledged nor failed.
     messages: AtomicUsize,
+    /// How many bytes were written and not handed to librdkafka.
+    bytes: AtomicUsize,
+    /// The partitions that messages arrived in.
+    partitions: Mutex<HashSet<(String, i32)>>,
     failed: Mutex<Failed>,
     /// Less is under way than before, or something failed.
     changed: Notify,
@@ -34,18 +46,37 @@ struct Failed {
 
 impl Deliveries {
     pub(super) fn new(health: Health) -> Self {
-        Self { health, messages: AtomicUsize::new(0), failed: Mutex::default(), changed: Notify::new() }
+        Self {
+            health,
+            messages: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            partitions: Mutex::default(),
+            failed: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
-    /// So many messages are about to be handed over.
-    pub(super) fn begin(&self, messages: usize) {
+    /// So many messages, of so many bytes, were written.
+    pub(super) fn begin(&self, messages: usize, bytes: usize) {
         self.messages.fetch_add(messages, Ordering::AcqRel);
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// So many messages are no longer under way, or were not taken.
+    /// So many bytes are librdkafka's now.
+    pub(super) fn handed_over(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    /// So many messages arrived, or failed.
     pub(super) fn end(&self, messages: usize) {
         self.messages.fetch_sub(messages, Ordering::AcqRel);
         self.changed.notify_waiters();
+    }
+
+    /// How many partitions messages have arrived in.
+    pub(super) fn partitions(&self) -> usize {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Waits until `done`, or until something failed for good.
@@ -63,11 +94,13 @@ impl Deliveries {
         }
     }
 
-    /// Waits until half of what is under way now is done; false where nothing is.
-    pub(super) async fn room(&self) -> Result<bool, ConnectorError> {
-        let now = self.messages.load(Ordering::Acquire);
-        self.wait_until(|all| all.messages.load(Ordering::Acquire) <= now / 2).await?;
-        Ok(now > 0)
+    /// Waits until there is room for more.
+    pub(super) async fn room(&self) -> Result<(), ConnectorError> {
+        let has_room = |all: &Self| {
+            all.messages.load(Ordering::Acquire) < MESSAGES_UNDER_WAY_MAX
+                && all.bytes.load(Ordering::Acquire) < BYTES_HELD_MAX
+        };
+        self.wait_until(has_room).await
     }
 
     /// Waits until nothing is under way.
@@ -76,7 +109,7 @@ impl Deliveries {
     }
 
     /// The first failure, if there was one.
-    pub(super) fn check(&self) -> Result<(), ConnectorError> {
+    fn check(&self) -> Result<(), ConnectorError> {
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         match (&failed.error, failed.more) {
             (None, _) => Ok(()),
@@ -101,13 +134,16 @@ impl Deliveries {
         self.changed.notify_waiters();
     }
 
+    /// A row that cannot be a message, or that no broker takes.
+    pub(super) fn reject(&self, reason: String, payload: &[u8]) {
+        let rejected = Rejected { reason, payload: Bytes::copy_from_slice(payload) };
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).rejected.push(rejected);
+    }
+
     /// A message failed: the row is rejected where only this message is at fault, or the sink fails.
     pub(super) fn message_failed(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, payload: &[u8]) {
         match rejection(topic, partition, code) {
-            Some(reason) => {
-                let rejected = Rejected { reason, payload: Bytes::copy_from_slice(payload) };
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).rejected.push(rejected);
-            }
+            Some(reason) => self.reject(reason, payload),
             None => {
                 let brokers = &self.health.identity.brokers;
                 let last = self.health.last_reason();
@@ -137,6 +173,9 @@ fn rejection(topic: &str, partition: i32, code: RDKafkaErrorCode) -> Option<Stri
         Code::InvalidRecord => {
             format!("the topic {topic} refuses the message (a compacted topic takes none without a key)")
         }
+        Code::QueueFull => {
+            "the message is larger than librdkafka's queue (queue.buffering.max.kbytes) allows".to_owned()
+        }
         Code::InvalidTopic => format!("`{topic}` is no valid topic name"),
         _ => return None,
     })
@@ -147,10 +186,15 @@ impl Reports for Deliveries {
         self.message_failed(topic, partition, code, payload);
     }
 
-    fn done(&self, messages: usize, arrived: bool) {
-        if arrived {
-            self.health.up();
+    fn arrived(&self, topic: &str, partition: i32) {
+        self.health.up();
+        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        if partitions.len() < PARTITIONS_MAX {
+            partitions.insert((topic.to_owned(), partition));
         }
+    }
+
+    fn done(&self, messages: usize) {
         // After the failures are known: whoever waits for the last message must see them.
         self.end(messages);
     }

@@ -10,6 +10,7 @@ mod consumer;
 mod delivery;
 mod native;
 mod record;
+mod sender;
 mod sending;
 mod sink;
 mod source;

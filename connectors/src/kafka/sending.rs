@@ -1,6 +1,5 @@
 //! From encoded rows to librdkafka: runs of messages that can be handed over together, and what it refuses of them.
 
-use bytes::Bytes;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::delivery::Deliveries;
@@ -8,8 +7,28 @@ use super::native::{BatchProducer, Extras, Outgoing};
 use super::record::{Record, Records};
 use crate::error::ConnectorError;
 use crate::format::Encoded;
-use crate::sink::Rejected;
 
+/// How much more may be handed over now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+}
+
+impl Budget {
+    /// Takes a message from it, if it is not used up.
+    fn allows(&mut self, record: &Record<'_>, payload: &[u8]) -> bool {
+        if self.messages == 0 || self.bytes == 0 {
+            return false;
+        }
+        self.messages -= 1;
+        self.bytes = self.bytes.saturating_sub(payload.len() + record.key.map_or(0, <[u8]>::len) + OVERHEAD_BYTES);
+        true
+    }
+}
+
+/// What a message has in a request beside its key and payload, about.
+const OVERHEAD_BYTES: usize = 12;
 /// At most so many messages are handed over together.
 const RUN_MAX: usize = 256;
 
@@ -26,40 +45,54 @@ impl<'a> Rows<'a> {
         let bytes = start.zip(ends.get(row)).and_then(|(start, end)| self.encoded.buffer.get(start..*end));
         bytes.ok_or_else(|| ConnectorError::fatal("a row without bytes"))
     }
-
-    /// The row as one that nobody takes.
-    pub(super) fn rejected(&self, row: usize, reason: String) -> Result<Rejected, ConnectorError> {
-        Ok(Rejected { reason, payload: Bytes::copy_from_slice(self.payload(row)?) })
-    }
 }
 
-/// Hands over the rows from `row` on, and returns the first for which there is no room now (or their number). What fails
-/// at once is noted by the producer's context; rows that cannot be messages come to `rejected`.
+/// How far the rows were handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// All of them.
+    End,
+    /// The budget does not allow this row.
+    Budget(usize),
+    /// librdkafka has no room for this row.
+    Full(usize),
+}
+
+/// Hands over the rows from `row` on. What fails is noted by the producer's context.
 pub(super) fn hand_over(
     producer: &mut BatchProducer<Deliveries>,
     rows: &Rows<'_>,
     row: usize,
-    rejected: &mut Vec<Rejected>,
-) -> Result<usize, ConnectorError> {
+    budget: &mut Budget,
+) -> Result<Reached, ConnectorError> {
     let mut run = Run::new();
     let count = rows.encoded.ends.len();
     for row in row..count {
+        let payload = rows.payload(row)?;
         let record = rows.records.get(row);
-        let fits = record.as_ref().is_ok_and(|record| record.is_plain() && run.takes(record));
+        let allowed = record.as_ref().map_or(true, |record| budget.allows(record, payload));
+        let fits = allowed && record.as_ref().is_ok_and(|record| record.is_plain() && run.takes(record));
         if !fits && let Some(full) = run.send(producer, rows)? {
-            return Ok(full);
+            return Ok(Reached::Full(full));
+        }
+        if !allowed {
+            return Ok(Reached::Budget(row));
         }
         match record {
-            Ok(record) if record.is_plain() => run.push(row, &record, rows.payload(row)?),
+            Ok(record) if record.is_plain() => run.push(row, &record, payload),
             Ok(record) => {
-                if !send_one(producer, &record, rows.payload(row)?) {
-                    return Ok(row);
+                if !send_one(producer, &record, payload) {
+                    return Ok(Reached::Full(row));
                 }
             }
-            Err(reason) => rejected.push(rows.rejected(row, reason)?),
+            Err(reason) => {
+                let deliveries = producer.context();
+                deliveries.reject(reason, payload);
+                deliveries.end(1);
+            }
         }
     }
-    Ok(run.send(producer, rows)?.unwrap_or(count))
+    Ok(run.send(producer, rows)?.map_or(Reached::End, Reached::Full))
 }
 
 /// Neighbours that go to the same topic, and to the same partition or wherever the partitioner sends them.
@@ -93,7 +126,7 @@ impl<'a> Run<'a> {
         let Some((topic, partition)) = self.to.take() else { return Ok(None) };
         let count = self.messages.len();
         let deliveries = producer.context().clone();
-        deliveries.begin(count);
+        let mut failed = 0;
         let taken = producer.send(topic, partition, &mut self.messages);
         let mut full = None;
         match taken {
@@ -107,15 +140,19 @@ impl<'a> Run<'a> {
                         break;
                     }
                     deliveries.message_failed(topic, partition.unwrap_or(-1), code, rows.payload(row)?);
+                    failed += 1;
                 }
             }
             Err(code) => {
                 for row in &self.rows {
                     deliveries.message_failed(topic, partition.unwrap_or(-1), code, rows.payload(*row)?);
+                    failed += 1;
                 }
             }
         }
-        deliveries.end(count - taken.unwrap_or(0));
+        if failed > 0 {
+            deliveries.end(failed);
+        }
         self.rows.clear();
         self.messages.clear();
         Ok(full)
@@ -124,15 +161,14 @@ impl<'a> Run<'a> {
 
 /// Hands one message over; false where there is no room now.
 fn send_one(producer: &mut BatchProducer<Deliveries>, record: &Record<'_>, payload: &[u8]) -> bool {
-    let deliveries = producer.context().clone();
     let extras = Extras { timestamp: record.timestamp, headers: &record.headers };
     let body = ((!record.tombstone).then_some(payload), record.key);
-    deliveries.begin(1);
     let Err(code) = producer.send_one(record.topic, record.partition, body, extras) else { return true };
-    let room = code != RDKafkaErrorCode::QueueFull;
-    if room {
-        deliveries.message_failed(record.topic, record.partition.unwrap_or(-1), code, payload);
+    if code == RDKafkaErrorCode::QueueFull {
+        return false;
     }
+    let deliveries = producer.context();
+    deliveries.message_failed(record.topic, record.partition.unwrap_or(-1), code, payload);
     deliveries.end(1);
-    room
+    true
 }

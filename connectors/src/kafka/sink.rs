@@ -14,20 +14,23 @@ use super::connection::{Connection, Health, check, configuration_error, millisec
 use super::delivery::Deliveries;
 use super::native::BatchProducer;
 use super::record::{Layout, LayoutOptions, Records};
-use super::sending::{Rows, hand_over};
+use super::sender::{Pace, Sender};
 use super::{KafkaSasl, KafkaTls, LibrdkafkaValue, TextOrList, default_metadata_max_age, default_socket_timeout};
 use crate::error::ConnectorError;
 use crate::format::Encoder;
 use crate::sink::{Flushed, Rejected, Sink, SinkContext};
 use crate::units::{ByteSize, Duration};
 
-/// At most so many messages are under way (by default; `librdkafka` may change it). A sink that has more waits.
-const MESSAGES_UNDER_WAY_MAX: usize = 100_000;
-/// At most so many bytes are under way (by default, as above), or one larger message.
-const BYTES_UNDER_WAY_MAX: u64 = 64 << 20;
-/// librdkafka's names of these two.
-const QUEUE_MESSAGES: &str = "queue.buffering.max.messages";
-const QUEUE_KBYTES: &str = "queue.buffering.max.kbytes";
+/// What may be changed through the `librdkafka` map.
+const DEFAULTS: &[(&str, &str)] = &[
+    // Above what is handed over at a time.
+    ("queue.buffering.max.messages", "10000000"),
+];
+/// librdkafka takes so many KiB (by default), or one larger message.
+const QUEUE_KBYTES: u64 = 262_144;
+const QUEUE_KBYTES_KEY: &str = "queue.buffering.max.kbytes";
+/// librdkafka is told when to send. Its own waiting is for certainty.
+const LINGER_MS: u64 = 500;
 
 /// Options of the sink.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -179,7 +182,7 @@ impl KafkaSinkConfig {
             metadata_max_age: self.metadata_max_age,
             socket_timeout: self.socket_timeout,
             librdkafka: &self.librdkafka,
-            defaults: &[],
+            defaults: DEFAULTS,
         };
         let identity = connection.identity(&context.pipeline, &context.name);
         let mut client = connection.client_config(&identity, &context.base_dir)?;
@@ -195,7 +198,9 @@ impl KafkaSinkConfig {
         };
         let layout = Layout::new(&layout, &context.columns)?;
         let encoder = context.format.clone().unwrap_or_default().encoder(context.columns.clone())?;
-        Ok(Box::new(KafkaSink { client, health: Health::new(identity), layout, encoder, producer: None }))
+        let request_bytes = usize::try_from(self.batch_size.0.min(self.max_message_bytes.0)).unwrap_or(usize::MAX);
+        let pace = Pace { request_bytes, linger: self.linger.0 };
+        Ok(Box::new(KafkaSink { client, health: Health::new(identity), layout, encoder, pace, sender: None }))
     }
 
     fn set_producer(&self, client: &mut ClientConfig) -> Result<(), ConnectorError> {
@@ -227,7 +232,7 @@ impl KafkaSinkConfig {
         if timeout <= linger {
             return Err(ConnectorError::configuration("delivery_timeout", "it is not longer than linger"));
         }
-        client.set("linger.ms", linger.to_string());
+        client.set("linger.ms", LINGER_MS.min(timeout / 2).to_string());
         client.set("message.timeout.ms", timeout.to_string());
         let bounds = [
             ("batch_size", "batch.size", self.batch_size, 1, 2_147_483_647),
@@ -240,12 +245,8 @@ impl KafkaSinkConfig {
             }
             client.set(key, size.0.to_string());
         }
-        if !self.librdkafka.contains_key(QUEUE_MESSAGES) {
-            client.set(QUEUE_MESSAGES, MESSAGES_UNDER_WAY_MAX.to_string());
-        }
-        if !self.librdkafka.contains_key(QUEUE_KBYTES) {
-            let bytes = BYTES_UNDER_WAY_MAX.max(self.max_message_bytes.0);
-            client.set(QUEUE_KBYTES, bytes.div_ceil(1024).to_string());
+        if !self.librdkafka.contains_key(QUEUE_KBYTES_KEY) {
+            client.set(QUEUE_KBYTES_KEY, QUEUE_KBYTES.max(self.max_message_bytes.0.div_ceil(1024)).to_string());
         }
         Ok(())
     }
@@ -257,7 +258,8 @@ struct KafkaSink {
     health: Health,
     layout: Layout,
     encoder: Box<dyn Encoder>,
-    producer: Option<BatchProducer<Deliveries>>,
+    pace: Pace,
+    sender: Option<Sender>,
 }
 
 fn not_open() -> ConnectorError {
@@ -268,7 +270,8 @@ fn not_open() -> ConnectorError {
 impl Sink for KafkaSink {
     async fn open(&mut self, _restored: Option<&[u8]>) -> Result<(), ConnectorError> {
         let deliveries = Deliveries::new(Health::new(self.health.identity.clone()));
-        self.producer = Some(BatchProducer::new(&self.client, deliveries).map_err(configuration_error)?);
+        let producer = BatchProducer::new(&self.client, deliveries).map_err(configuration_error)?;
+        self.sender = Some(Sender::new(producer, self.pace)?);
         Ok(())
     }
 
@@ -279,50 +282,25 @@ impl Sink for KafkaSink {
             let text = format!("{} rows became {} messages", rows.num_rows(), encoded.ends.len());
             return Err(ConnectorError::fatal(text));
         }
-        let producer = self.producer.as_mut().ok_or_else(not_open)?;
-        let deliveries = producer.context().clone();
-        let rows = Rows { records: &records, encoded: &encoded };
-        let mut rejected = Vec::new();
-        let (mut row, mut alone) = (0, None);
-        while row < encoded.ends.len() {
-            deliveries.check()?;
-            let reached = hand_over(producer, &rows, row, &mut rejected)?;
-            if reached == encoded.ends.len() {
-                break;
-            }
-            row = reached;
-            // librdkafka's queue is full.
-            if !deliveries.room().await? && alone.replace(row) == Some(row) {
-                let reason = format!("the message is larger than librdkafka's queue ({QUEUE_KBYTES}) allows");
-                rejected.push(rows.rejected(row, reason)?);
-                row += 1;
-            }
-        }
-        rejected.extend(deliveries.take_rejected());
-        Ok(rejected)
+        let sender = self.sender.as_ref().ok_or_else(not_open)?;
+        sender.deliveries.room().await?;
+        sender.push(records, encoded);
+        Ok(sender.deliveries.take_rejected())
     }
 
     async fn flush(&mut self) -> Result<Flushed, ConnectorError> {
-        let deliveries = self.producer.as_ref().ok_or_else(not_open)?.context().clone();
+        let deliveries = &self.sender.as_ref().ok_or_else(not_open)?.deliveries;
         // Ends within delivery_timeout, because librdkafka gives every message an answer by then.
         deliveries.all_done().await?;
         Ok(Flushed { rejected: deliveries.take_rejected(), state: None })
     }
 
     async fn close(&mut self) -> Result<(), ConnectorError> {
-        let Some(producer) = self.producer.take() else { return Ok(()) };
-        // It joins its thread, and gives messages up that are still under way (there are none after a flush).
-        tokio::task::spawn_blocking(move || drop(producer))
-            .await
-            .map_err(|_| ConnectorError::retry("the Kafka producer could not be closed"))
-    }
-}
-
-impl Drop for KafkaSink {
-    fn drop(&mut self) {
-        if let Some(producer) = self.producer.take() {
-            // Not here: it would block a thread of the runtime.
-            std::thread::spawn(move || drop(producer));
+        let Some(thread) = self.sender.take().and_then(|mut sender| sender.stop()) else { return Ok(()) };
+        // It gives messages up that are still under way (there are none after a flush).
+        match tokio::task::spawn_blocking(move || thread.join()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(ConnectorError::retry("the Kafka producer could not be closed")),
         }
     }
 }

@@ -43,21 +43,23 @@ impl Event<'_> {
     fn deliveries<C: Reports>(self, context: &C) {
         // SAFETY: the event is ours. It is asked for their number first, because taking messages out lessens it.
         let messages = unsafe { sys::rd_kafka_event_message_count(self.native.as_ptr()) };
-        let mut failed = false;
         while let Some(message) = self.next_message() {
-            // SAFETY: the message lives as long as its event.
-            let Some(code) = (unsafe { message_error(message) }) else { break };
-            failed = true;
-            // SAFETY: as above, and so do its topic and bytes. Fields are read one by one (see `message_error`).
-            unsafe {
+            // SAFETY: the message lives as long as its event, and its topic and bytes as long as it. Fields are read one by
+            // one (see `message_error`).
+            let (code, topic, partition, payload) = unsafe {
                 let topic = text(sys::rd_kafka_topic_name((*message).rkt));
                 let payload = bytes((*message).payload, (*message).len).unwrap_or_default();
-                context.failed(&topic, (*message).partition, code, payload);
-            }
+                (message_error(message), topic, (*message).partition, payload)
+            };
+            let Some(code) = code else {
+                context.arrived(&topic, partition);
+                break;
+            };
+            context.failed(&topic, partition, code, payload);
         }
         // The messages are given back first: whoever waits for less to be under way finds room in librdkafka's queue.
         drop(self);
-        context.done(messages, !failed);
+        context.done(messages);
     }
 
     fn next_message(&self) -> Option<*const RDKafkaMessage> {

@@ -30,8 +30,11 @@ pub(in crate::kafka) trait Reports: ClientContext + 'static {
     /// A message that was under way will not arrive. [`Reports::done`] counts it afterwards.
     fn failed(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, payload: &[u8]);
 
-    /// So many messages are no longer under way; all of them arrived, or all have failed.
-    fn done(&self, messages: usize, arrived: bool);
+    /// Messages arrived in this partition. [`Reports::done`] counts them afterwards.
+    fn arrived(&self, topic: &str, partition: i32);
+
+    /// So many messages are no longer under way.
+    fn done(&self, messages: usize);
 }
 
 /// A producer, with a thread that takes its reports.
@@ -80,7 +83,7 @@ impl<C: Reports> BatchProducer<C> {
         let stop = Arc::new(AtomicBool::new(false));
         let (for_thread, stopped) = (shared.clone(), stop.clone());
         let thread = std::thread::Builder::new()
-            .name("kafka-sink".to_owned())
+            .name("kafka-reports".to_owned())
             .spawn(move || {
                 while !stopped.load(Ordering::Acquire) {
                     for_thread.serve(IDLE_WAIT);
@@ -151,6 +154,14 @@ impl<C: Reports> BatchProducer<C> {
             headers.give_away();
         }
         Ok(())
+    }
+
+    /// Lets librdkafka send without waiting for more, until nothing is left in it; false where `wait` is over before.
+    pub(in crate::kafka) fn flush(&self, wait: Duration) -> bool {
+        let wait = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the client is alive. With events this only waits: the other thread takes the reports.
+        let result = unsafe { sys::rd_kafka_flush(self.shared.client.native_ptr(), wait) };
+        result == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
     }
 
     fn topic(&mut self, name: &str) -> Result<NonNull<RDKafkaTopic>, RDKafkaErrorCode> {
