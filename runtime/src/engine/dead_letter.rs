@@ -229,9 +229,19 @@ fn report(pipeline: &str, rejected: &[millstream_connectors::Rejected]) {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Array;
+    use arrow::array::{BinaryArray, Int64Array};
 
     use super::*;
+
+    #[test]
+    fn a_letter_about_a_narrowed_row_has_the_whole_message() {
+        let message = br#"{"a":1,"b":"not decoded"}"#;
+        let columns: [(_, ArrayRef); 2] =
+            [("a", Arc::new(Int64Array::from(vec![1]))), (MESSAGE, Arc::new(BinaryArray::from_vec(vec![message])))];
+        let letter = Letter::row("step q".into(), "late", &RecordBatch::try_from_iter(columns).unwrap());
+        assert_eq!(letter.row.as_deref(), Some(r#"{"a":1}"#));
+        assert_eq!(letter.payload.as_deref(), Some(&message[..]));
+    }
 
     #[test]
     fn bytes_that_are_no_text_are_kept_as_base64() {
