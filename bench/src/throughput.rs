@@ -92,6 +92,8 @@ pub(crate) fn run(
     let topic = bench.new_topic("out")?;
     let pipeline = bench_pipeline(bench, work, &input.source, &topic)?;
     let counter = Counter::new(bench.brokers()?, &topic)?;
+    // Its own connection is made before the daemon is started.
+    counter.rows()?;
     let mut daemon = Daemon::start(variant, bench.folder(), std::slice::from_ref(&pipeline))?;
     let mut steady = Steady::new(expected);
     let publishing = match input.flow {
