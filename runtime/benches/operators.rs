@@ -111,11 +111,13 @@ fn open_groups(criterion: &mut Criterion) {
         let sql = TUMBLE.replace("{KEY}", "device,").replace("{SIZE}", "1000000000");
         let mut steps = steps(&sql);
         let rows = batches(keys as usize * 4 / BATCH + 1, BATCH, keys, START_MS);
-        rows.iter().for_each(|batch| drop(steps.batch(batch.clone())));
+        for batch in &rows {
+            steps.batch(batch.clone());
+        }
         group.throughput(Throughput::Elements(64 * BATCH as u64));
         let mut turn = rows.iter().cycle();
         group.bench_function(format!("update/{keys}"), |bencher| {
-            bencher.iter(|| (0..64).for_each(|_| drop(turn.next().map(|batch| steps.batch(batch.clone())))));
+            bencher.iter(|| turn.by_ref().take(64).map(|batch| steps.batch(batch.clone())).sum::<usize>());
         });
         group.throughput(Throughput::Elements(keys));
         group.bench_function(format!("snapshot/{keys}"), |bencher| bencher.iter(|| steps.snapshot().len()));
