@@ -2,7 +2,8 @@
 //!
 //! The physical plan is made once per shard. Before each run the batch is put into the plan's slot and the plan's
 //! state is reset. What a reset must not throw away is the hash table that a join has built over a table: it is kept
-//! until the table is refreshed.
+//! until the table is refreshed. Plans that only filter and compute columns are not executed at all: their expressions
+//! are evaluated by [`direct`].
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,7 @@ use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceC
 use datafusion::physical_plan::joins::HashJoinExec;
 use futures::TryStreamExt;
 
+use crate::sql::direct::{self, Branch};
 use crate::sql::relation::{Leaf, LeafExec, SlotRelation, TableRows, as_slot, internal};
 
 /// After so many runs everything is reset, because a kept join gathers metrics with every run.
@@ -104,7 +106,9 @@ impl Region {
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
-        Ok(RegionInstance { plan, slots, tables, context: self.state.task_ctx(), schema: self.schema.clone(), runs: 0 })
+        let context = self.state.task_ctx();
+        let direct = direct::branches(&plan);
+        Ok(RegionInstance { plan, direct, slots, tables, context, schema: self.schema.clone(), runs: 0 })
     }
 }
 
@@ -113,6 +117,8 @@ type Slot = Arc<Mutex<Option<RecordBatch>>>;
 /// A physical plan, for one shard. Never run by two tasks at once: running needs `&mut`.
 pub(crate) struct RegionInstance {
     plan: Arc<dyn ExecutionPlan>,
+    /// What the plan does, where that can be done without executing it.
+    direct: Option<Vec<Branch>>,
     slots: Vec<(usize, Slot)>,
     /// The tables that the plan reads, and their rows at the last run.
     tables: Vec<(TableRows, Arc<RecordBatch>)>,
@@ -124,11 +130,25 @@ pub(crate) struct RegionInstance {
 impl RegionInstance {
     /// The result of the SQL where `batch` is all that the region's input number `input` holds.
     pub(crate) async fn run(&mut self, input: usize, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        if let Some(branches) = &self.direct {
+            return direct::run(branches, &self.schema, input, batch);
+        }
         self.reset()?;
         self.fill(Some((input, batch)));
         let result = self.execute().await;
         self.fill(None);
         result
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// The same, run by its plan.
+    #[cfg(test)]
+    pub(crate) fn planned(self) -> Self {
+        Self { direct: None, ..self }
     }
 
     fn fill(&self, filled: Option<(usize, &RecordBatch)>) {

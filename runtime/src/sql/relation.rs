@@ -160,6 +160,11 @@ pub(crate) struct LeafExec {
 const STREAM_ROWS_CLAIMED: usize = 1 << 40;
 
 impl LeafExec {
+    /// Which columns of its rows it gives; `None` for all.
+    pub(crate) fn projection(&self) -> Option<&Vec<usize>> {
+        self.projection.as_ref()
+    }
+
     fn create(leaf: Leaf, schema: SchemaRef, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
         let projected = match projection {
             Some(columns) => Arc::new(schema.project(columns)?),
