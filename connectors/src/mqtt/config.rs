@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::address::{BrokerUrl, address};
-use super::connection::Broker;
+use super::broker::Broker;
 use super::sink::MqttSink;
 use super::source::MqttSource;
 use super::tls::TlsConfig;
