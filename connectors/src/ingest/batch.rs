@@ -1,5 +1,7 @@
 //! Messages for one append, written as the log keeps them while they come.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 
 use super::codec::{GROUP_HEADER_BYTES, GroupEncoder};
@@ -9,11 +11,13 @@ use super::segment::FRAME_HEADER_BYTES;
 /// Messages for one append that are already in the log's format: the bytes of a message are copied once, from where
 /// they were read, and nothing is allocated for it.
 ///
-/// Such an append is a commit of its own, so it pays for sources that gather many messages themselves.
+/// Such an append is a commit of its own, so it pays for sources that gather many messages themselves. The time since
+/// it was begun counts as waiting for the commit interval.
 #[derive(Debug)]
 pub struct IngestBatch {
     frame: Vec<u8>,
     encoder: GroupEncoder,
+    since: Instant,
 }
 
 impl IngestBatch {
@@ -22,7 +26,7 @@ impl IngestBatch {
         let mut frame = Vec::with_capacity(bytes.max(FRAME_HEADER_BYTES + GROUP_HEADER_BYTES));
         frame.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
         let encoder = GroupEncoder::start(&mut frame);
-        Self { frame, encoder }
+        Self { frame, encoder, since: Instant::now() }
     }
 
     /// Adds a message: its payload (`None` is a tombstone) and all metadata fields that the connector has for it (see
@@ -67,6 +71,14 @@ impl Content {
         }
     }
 
+    /// Since when it waits for its commit.
+    pub(super) fn since(&self) -> Instant {
+        match self {
+            Self::Messages(_) => Instant::now(),
+            Self::Batch(batch) => batch.since,
+        }
+    }
+
     /// Whether others may be in a frame with it: the names in a batch are counted from its own start.
     pub(super) fn can_be_joined(&self) -> bool {
         matches!(self, Self::Messages(_))
@@ -81,12 +93,13 @@ pub(super) fn encode(contents: Vec<Content>, capacity: usize, first: u64) -> (Ve
         match content {
             Content::Batch(batch) => joined = Some(batch),
             Content::Messages(messages) => {
-                let IngestBatch { frame, encoder } = joined.get_or_insert_with(|| IngestBatch::with_capacity(capacity));
+                let IngestBatch { frame, encoder, .. } =
+                    joined.get_or_insert_with(|| IngestBatch::with_capacity(capacity));
                 messages.iter().for_each(|message| encoder.message(message, frame));
             }
         }
     }
-    let IngestBatch { mut frame, encoder } = joined.unwrap_or_else(|| IngestBatch::with_capacity(capacity));
+    let IngestBatch { mut frame, encoder, .. } = joined.unwrap_or_else(|| IngestBatch::with_capacity(capacity));
     let count = encoder.finish(first, FRAME_HEADER_BYTES, &mut frame);
     (frame, count)
 }

@@ -189,7 +189,8 @@ impl Shared {
         }
         let Some(content) = content.take() else { return Ok(None) };
         let (done, durable) = oneshot::channel();
-        state.queue.push_back(Append { content, bytes, at: Instant::now(), done });
+        let at = content.since();
+        state.queue.push_back(Append { content, bytes, at, done });
         state.queue_bytes += bytes;
         self.work.notify_one();
         Ok(Some(Durable(DurableState::Waiting(durable))))

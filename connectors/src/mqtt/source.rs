@@ -33,6 +33,8 @@ use crate::{PushSource, SourceContext};
 
 /// The room for a read.
 const READ_BYTES: usize = 64 << 10;
+/// Room for a packet larger than this is given back after it.
+const INPUT_BYTES_KEPT: usize = 4 * READ_BYTES;
 /// While an append is on its way to the disk, what comes is left to gather, but no longer than this.
 const READ_PAUSE_MAX: Duration = Duration::from_millis(5);
 /// At most so many bytes go into one append, a last message not counted (and no more than a quarter of the log, so that
@@ -69,11 +71,15 @@ struct Link {
     /// Since the last ping there was a time without reading.
     was_full: bool,
     stopping: bool,
+    said_goodbye: bool,
 }
 
 impl Link {
     /// Makes room for a read.
     fn make_room(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > INPUT_BYTES_KEPT {
+            self.input = BytesMut::new();
+        }
         if self.input.capacity() - self.input.len() < READ_BYTES / 2 {
             self.input.reserve(READ_BYTES);
         }
@@ -158,7 +164,7 @@ impl MqttSource {
                     let packet_ids = stored.map_err(|error| log_failed(&error))?;
                     link.codec.write_acknowledgements(&packet_ids, &self.broker, &mut link.output)?;
                     if link.stopping && link.inbox.is_empty() {
-                        link.codec.write_disconnect(&self.broker, &mut link.output)?;
+                        self.say_goodbye(&mut link)?;
                     }
                 }
                 written = writer.write_buf(&mut link.output), if !link.output.is_empty() => match written {
@@ -180,16 +186,21 @@ impl MqttSource {
                     link.stopping = true;
                     stop_at = Some(Instant::now() + DRAIN_MAX);
                     if storing.is_none() {
-                        link.codec.write_disconnect(&self.broker, &mut link.output)?;
+                        self.say_goodbye(&mut link)?;
                     }
                 }
-                read = reader.read_buf(&mut link.input), if has_room && !pausing => match read {
-                    Ok(1..) => self.take(&mut link)?,
-                    // The broker has taken the good-bye, and closed the connection.
-                    _ if link.stopping => return Ok(()),
-                    Ok(0) => return Err(self.broker.closed()),
-                    Err(error) => return Err(self.broker.broken(error)),
-                },
+                read = reader.read_buf(&mut link.input), if has_room && !pausing => {
+                    let taken = match read {
+                        Ok(0) => Err(self.broker.closed()),
+                        Ok(_) => self.take(&mut link),
+                        Err(error) => Err(self.broker.broken(error)),
+                    };
+                    match taken {
+                        // The broker has taken the good-bye, and closed the connection.
+                        Err(_) if link.stopping => return Ok(()),
+                        taken => taken?,
+                    }
+                }
                 () = &mut pause, if pausing => {}
             }
         }
@@ -206,6 +217,7 @@ impl MqttSource {
             waits_for_pong: false,
             was_full: false,
             stopping: false,
+            said_goodbye: false,
         }
     }
 
@@ -227,6 +239,15 @@ impl MqttSource {
             }
         }
         Ok(())
+    }
+
+    /// Ends the connection from this side, once.
+    fn say_goodbye(&self, link: &mut Link) -> Result<(), Trouble> {
+        if link.said_goodbye {
+            return Ok(());
+        }
+        link.said_goodbye = true;
+        link.codec.write_disconnect(&self.broker, &mut link.output)
     }
 
     /// Sends a ping, or gives a broker up that has not answered the last one.
