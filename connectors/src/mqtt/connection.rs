@@ -231,7 +231,7 @@ fn event_v4(event: rumqttc::Event) -> Event {
         rumqttc::Event::Outgoing(packet) => return outgoing(&packet),
     };
     match packet {
-        Packet::ConnAck(ack) => Event::Connected { receive_maximum: u16::MAX, packet_bytes_max: None },
+        Packet::ConnAck(_) => Event::Connected { receive_maximum: u16::MAX, packet_bytes_max: None },
         Packet::PubAck(ack) => Event::Delivered(ack.pkid, Ok(())),
         Packet::PubComp(ack) => Event::Delivered(ack.pkid, Ok(())),
         _ => Event::Other,

@@ -16,7 +16,7 @@ pub(super) struct Batch {
     pub(super) messages: IngestBatch,
     pub(super) packet_ids: Vec<u16>,
     /// How many came, those that were left out among them.
-    came: usize,
+    pub(super) came: usize,
 }
 
 /// See the module's documentation.

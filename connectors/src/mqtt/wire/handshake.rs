@@ -7,6 +7,7 @@ use super::super::broker::{Broker, Session};
 use super::super::config::Version;
 use super::super::trouble::Trouble;
 use super::codec::{Codec, ConnAck, Packet};
+use super::gate::Gate;
 use super::stream::{self, Stream, StreamError};
 
 /// Room for what a broker sends with its first answer.
@@ -15,6 +16,7 @@ const FIRST_READ_BYTES: usize = 4 << 10;
 /// A connection on which CONNECT was answered.
 pub(in super::super) struct Connected {
     pub(in super::super) stream: Box<dyn Stream>,
+    pub(in super::super) gate: Gate,
     pub(in super::super) codec: Codec,
     /// What was read behind the answer.
     pub(in super::super) input: BytesMut,
@@ -31,7 +33,7 @@ pub(in super::super) async fn connect(broker: &Broker, session: Session) -> Resu
 }
 
 async fn shake_hands(broker: &Broker, session: Session) -> Result<Connected, Trouble> {
-    let mut stream = stream::open(broker).await.map_err(|error| no_stream(broker, error))?;
+    let (mut stream, gate) = stream::open(broker).await.map_err(|error| no_stream(broker, error))?;
     let mut codec = Codec::new(broker);
     let mut out = BytesMut::new();
     codec.write_connect(broker, session, &mut out)?;
@@ -39,7 +41,7 @@ async fn shake_hands(broker: &Broker, session: Session) -> Result<Connected, Tro
     let mut input = BytesMut::with_capacity(FIRST_READ_BYTES);
     loop {
         match codec.read(&mut input, broker)? {
-            Some(Packet::ConnAck(answer)) => return Ok(Connected { stream, codec, input, answer }),
+            Some(Packet::ConnAck(answer)) => return Ok(Connected { stream, gate, codec, input, answer }),
             Some(_) => return Err(broker.wrong_packet()),
             None => {
                 let read = stream.read_buf(&mut input).await.map_err(|error| broker.broken(error))?;

@@ -6,8 +6,10 @@
 //! * `stream`: TCP, with TLS or without.
 //! * `codec`: packets of both versions of the protocol as bytes, and back.
 //! * `handshake`: CONNECT and CONNACK.
+//! * `gate`: keeps what arrives from waking this process while it would not be read anyway.
 
 mod codec;
+mod gate;
 mod handshake;
 mod stream;
 

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::super::broker::Broker;
+use super::gate::Gate;
 
 /// A connection's bytes in both directions.
 pub(in super::super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -19,12 +20,13 @@ pub(super) enum StreamError {
     Tls(TlsError),
 }
 
-pub(super) async fn open(broker: &Broker) -> Result<Box<dyn Stream>, StreamError> {
+pub(super) async fn open(broker: &Broker) -> Result<(Box<dyn Stream>, Gate), StreamError> {
     let address = (broker.host.trim_start_matches('[').trim_end_matches(']'), broker.port);
     let tcp = TcpStream::connect(address).await.map_err(StreamError::Io)?;
     tcp.set_nodelay(true).map_err(StreamError::Io)?;
-    let Some(connector) = &broker.tls else { return Ok(Box::new(tcp)) };
+    let gate = Gate::new(&tcp).map_err(StreamError::Io)?;
+    let Some(connector) = &broker.tls else { return Ok((Box::new(tcp), gate)) };
     let connector = tokio_native_tls::TlsConnector::from(connector.clone());
     let tls = connector.connect(&broker.host, tcp).await;
-    Ok(Box::new(tls.map_err(|error| StreamError::Tls(TlsError::NativeTls(error)))?))
+    Ok((Box::new(tls.map_err(|error| StreamError::Tls(TlsError::NativeTls(error)))?), gate))
 }
