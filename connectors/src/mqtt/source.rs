@@ -37,9 +37,11 @@ use crate::{PushSource, SourceContext};
 const READ_BYTES: usize = 64 << 10;
 /// Room for a packet larger than this is given back after it.
 const INPUT_BYTES_KEPT: usize = 4 * READ_BYTES;
-/// While an append is on its way to the disk, what comes is left to gather, but no longer than this; and so long in any
-/// case where an append had many messages.
+/// While an append of more than a few messages is on its way to the disk, what comes is left to gather, but no longer
+/// than this; and so long in any case where an append had many messages.
 const READ_PAUSE_MAX: Duration = Duration::from_millis(5);
+/// So many messages are few: what comes after them is read at once, so that its time counts for the commit interval.
+const FEW_MESSAGES: usize = 8;
 /// So many messages are many.
 const MANY_MESSAGES: usize = 64;
 /// At most so many bytes go into one append, a last message not counted (and no more than a quarter of the log, so that
@@ -71,7 +73,9 @@ struct Link {
     output: BytesMut,
     inbox: Inbox,
     keep_alive: Duration,
-    /// So much came last that it pays to let more gather.
+    /// Enough came last that what comes next is left to gather while that is on its way to the disk.
+    gathers: bool,
+    /// So much came last that it pays to wait for more in any case.
     is_busy: bool,
     /// A ping was not answered yet.
     waits_for_pong: bool,
@@ -159,11 +163,12 @@ impl MqttSource {
             if storing.is_none()
                 && let Some(batch) = link.inbox.pop()
             {
+                link.gathers = batch.came > FEW_MESSAGES;
                 link.is_busy = batch.came >= MANY_MESSAGES && batch.came < messages_max / 2;
                 storing = Some(Box::pin(store(log, batch)));
                 pause.as_mut().reset(Instant::now() + READ_PAUSE_MAX);
             }
-            let pausing = (storing.is_some() || link.is_busy) && !pause.is_elapsed();
+            let pausing = (storing.is_some() && link.gathers || link.is_busy) && !pause.is_elapsed();
             gate.set(pausing);
             let has_room = link.inbox.has_room();
             link.was_full |= !has_room;
@@ -224,6 +229,7 @@ impl MqttSource {
             output: BytesMut::new(),
             inbox: Inbox::new(self.session.receive_maximum.into(), self.append_bytes_max),
             keep_alive: keep_alive.unwrap_or(self.broker.keep_alive),
+            gathers: false,
             is_busy: false,
             waits_for_pong: false,
             was_full: false,
