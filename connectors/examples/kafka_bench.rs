@@ -120,7 +120,7 @@ fn message(n: usize) -> String {
         mixed % 100,
         1000 + mixed % 30,
         mixed % 97,
-        if n % 50 == 0 { "warn" } else { "ok" },
+        if n.is_multiple_of(50) { "warn" } else { "ok" },
         device % 10,
     )
 }
