@@ -1,6 +1,8 @@
 //! Source and sink of Kafka against librdkafka's mock cluster, which runs inside this process: what they do in batches
 //! comes out as it went in, and nothing is read or freed twice. `./dev memcheck` runs these under valgrind.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how these fail")]
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
