@@ -2,6 +2,11 @@
 
 mod decode;
 mod encode;
+mod keys;
+mod malformed;
+mod row;
+mod scan;
+mod string;
 
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
