@@ -61,7 +61,13 @@ const STAGES: &[(&str, &[&str])] = &[
     ),
     (
         "windows and groups",
-        &["operators::aggregate", "operators::window", "GroupsAccumulator", "datafusion_functions_aggregate"],
+        &[
+            "operators::aggregate",
+            "operators::window",
+            "GroupsAccumulator",
+            "datafusion_physical_plan::aggregates",
+            "datafusion_functions_aggregate",
+        ],
     ),
     ("filter and projection", &["operators::", "datafusion", "arrow_select", "arrow_ord", "arrow_arith"]),
     ("event time", &["event_time"]),
