@@ -531,7 +531,7 @@ async fn a_source_that_nobody_reads_stays_in_its_group_and_reports_its_lag() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_and_every_login_work_and_a_wrong_password_is_said() {
-    let kafka = Kafka::start_with(KafkaOptions { sasl: true, tls: true }).await;
+    let kafka = Kafka::start_with(KafkaOptions { sasl: true, tls: true, load: false }).await;
     kafka.create_topic("secured", 1).await;
     let sasl = |mechanism: &str, password: &str| json!({"sasl": {"mechanism": mechanism, "username": "millstream", "password": password}});
     let folder = |name: &str| kafka.folder().join(name).to_string_lossy().into_owned();

@@ -249,6 +249,7 @@ impl<'a> Assembly<'a> {
             source,
             decoder: plan.decoder().map_err(failed)?,
             schema: plan.schema.clone(),
+            keeps_message: plan.keeps_message,
             metadata: plan.metadata.iter().map(|(column, _)| column.clone()).collect(),
             clock,
             linger: plan.linger,

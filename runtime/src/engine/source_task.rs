@@ -51,8 +51,10 @@ pub(crate) struct SourceTask {
     pub(crate) source: Box<dyn Source>,
     /// `None` for a source that delivers rows.
     pub(crate) decoder: Option<Box<dyn Decoder>>,
-    /// The columns with the metadata columns.
+    /// The columns with the metadata columns, and last the message where `keeps_message` is set.
     pub(crate) schema: SchemaRef,
+    /// Rows bring their messages with them.
+    pub(crate) keeps_message: bool,
     /// The names of the metadata columns.
     pub(crate) metadata: Vec<String>,
     pub(crate) clock: Option<EventClock>,
@@ -178,11 +180,15 @@ impl SourceTask {
             self.chain.dead_letters.send(letter).await?;
         }
         let mut columns = decoded.rows.columns().to_vec();
+        let mut of_messages = messages.metadata.clone();
+        if self.keeps_message {
+            of_messages.push(Arc::new(messages.payloads.clone()));
+        }
         match decoded.message_of_row {
-            None => columns.extend(messages.metadata.iter().cloned()),
+            None => columns.extend(of_messages),
             Some(message_of_row) => {
                 let indices = UInt32Array::from(message_of_row);
-                for column in &messages.metadata {
+                for column in &of_messages {
                     columns.push(take(column, &indices, None).map_err(|error| RunError::fatal(&component, error))?);
                 }
             }

@@ -5,12 +5,14 @@
 //! until the table is refreshed. Plans that only filter and compute columns are not executed at all: their expressions
 //! are evaluated by [`direct`].
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, Result};
+use datafusion::datasource::provider_as_source;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
@@ -19,7 +21,7 @@ use datafusion::physical_plan::joins::HashJoinExec;
 use futures::TryStreamExt;
 
 use crate::sql::direct::{self, Branch};
-use crate::sql::relation::{Leaf, LeafExec, TableRows};
+use crate::sql::relation::{Leaf, LeafExec, SlotRelation, TableRows, as_slot, internal};
 
 /// After so many runs everything is reset, because a kept join gathers metrics with every run.
 const RUNS_PER_FULL_RESET: u32 = 1024;
@@ -52,6 +54,43 @@ impl Region {
     /// The columns of the result.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
+    }
+
+    /// The columns that the SQL reads of the region's input `input`; `None` where it may be all.
+    pub(crate) fn reads(&self, input: usize) -> Option<BTreeSet<usize>> {
+        let mut columns = Some(BTreeSet::new());
+        let walked = self.plan.apply_with_subqueries(|node| {
+            if let Some(scan) = as_slot(node, input) {
+                match (&scan.projection, &mut columns) {
+                    (Some(projection), Some(columns)) => columns.extend(projection),
+                    _ => columns = None,
+                }
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        walked.ok().and(columns)
+    }
+
+    /// The input `input` now has the columns of `schema`, which are those that were `keep` before.
+    pub(crate) fn narrow(&mut self, input: usize, schema: &SchemaRef, keep: &[usize]) -> Result<()> {
+        let narrowed = self.plan.clone().transform_down_with_subqueries(|node| {
+            let Some(scan) = as_slot(&node, input) else {
+                return Ok(Transformed::no(node));
+            };
+            let mut scan = scan.clone();
+            let place = |column: &usize| keep.iter().position(|kept| kept == column);
+            scan.projection = match &scan.projection {
+                Some(projection) => projection.iter().map(place).collect(),
+                None => None,
+            };
+            if scan.projection.is_none() {
+                return Err(internal("a column that the SQL reads is gone"));
+            }
+            scan.source = provider_as_source(Arc::new(SlotRelation { index: input, schema: schema.clone() }));
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        })?;
+        self.plan = narrowed.data;
+        Ok(())
     }
 
     /// A physical plan with slots of its own, for one shard.

@@ -18,7 +18,7 @@ use super::{Process, free_port};
 
 /// Names a broker (`host:port`) to use instead of one that the harness starts.
 const ENVIRONMENT: &str = "MILLSTREAM_TEST_KAFKA";
-const INSTALL: &str = "the tests need Java 17 or later and Maven (on Debian: apt-get install default-jre-headless maven), \
+const INSTALL: &str = "Apache Kafka needs Java 17 or later and Maven (on Debian: apt-get install default-jre-headless maven), \
      or a broker named in MILLSTREAM_TEST_KAFKA=host:port";
 /// The broker is ready within so long.
 const START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -46,6 +46,7 @@ struct Own {
     process: Process,
     jars: PathBuf,
     folder: TempDir,
+    load: bool,
 }
 
 /// Which listeners a broker of one's own has beside the plain one.
@@ -55,6 +56,8 @@ pub struct KafkaOptions {
     pub sasl: bool,
     /// A listener with TLS. Needs `openssl` on the path.
     pub tls: bool,
+    /// Made for measurements and not for a short life: all of Java's compilers, and more memory.
+    pub load: bool,
 }
 
 /// The broker that all tests of this process share; started once. Tests keep apart by the names of their topics and
@@ -90,7 +93,8 @@ impl Kafka {
         Self::try_start(options).await.unwrap_or_else(|error| panic!("no Kafka: {error}"))
     }
 
-    async fn try_start(options: KafkaOptions) -> Result<Self, String> {
+    /// As [`Kafka::start_with`], with an error that says what is missing.
+    pub async fn try_start(options: KafkaOptions) -> Result<Self, String> {
         let kafka = tokio::task::spawn_blocking(move || Self::prepare(options)).await.map_err(|e| e.to_string())??;
         kafka.ready().await?;
         Ok(kafka)
@@ -116,7 +120,7 @@ impl Kafka {
             .replace("@FOLDER@", &folder.path().to_string_lossy());
         let file = folder.path().join("server.properties");
         std::fs::write(&file, properties + &more).map_err(|e| e.to_string())?;
-        let mut format = java(&jars);
+        let mut format = java(&jars, false);
         format.args(["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c"]).arg(&file);
         if options.sasl {
             for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
@@ -124,8 +128,8 @@ impl Kafka {
             }
         }
         run(&mut format)?;
-        let process = start_server(&jars, folder.path())?;
-        kafka.own = Some(Own { process, jars, folder });
+        let process = start_server(&jars, folder.path(), options.load)?;
+        kafka.own = Some(Own { process, jars, folder, load: options.load });
         Ok(kafka)
     }
 
@@ -192,7 +196,8 @@ impl Kafka {
     pub async fn restart(&mut self) {
         let own = self.own.as_mut().expect("only a broker of the test's own may be restarted");
         own.process.kill9();
-        own.process = start_server(&own.jars, own.folder.path()).unwrap_or_else(|error| panic!("no Kafka: {error}"));
+        own.process =
+            start_server(&own.jars, own.folder.path(), own.load).unwrap_or_else(|error| panic!("no Kafka: {error}"));
         self.ready().await.unwrap_or_else(|error| panic!("no Kafka: {error}"));
     }
 
@@ -286,15 +291,16 @@ impl Kafka {
     }
 }
 
-fn java(jars: &Path) -> Command {
+fn java(jars: &Path, load: bool) -> Command {
     let mut command = Command::new("java");
-    // A short life: the second compiler does not pay.
-    command.args(["-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp"]).arg(jars.join("*"));
+    // In a short life the second compiler does not pay.
+    let options: &[&str] = if load { &["-Xmx1g"] } else { &["-Xmx512m", "-XX:TieredStopAtLevel=1"] };
+    command.args(options).arg("-cp").arg(jars.join("*"));
     command
 }
 
-fn start_server(jars: &Path, folder: &Path) -> Result<Process, String> {
-    let mut command = java(jars);
+fn start_server(jars: &Path, folder: &Path, load: bool) -> Result<Process, String> {
+    let mut command = java(jars, load);
     command.arg("kafka.Kafka").arg(folder.join("server.properties")).current_dir(folder);
     Process::start(&mut command, &folder.join("kafka.log"), Some(folder))
 }

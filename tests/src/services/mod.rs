@@ -8,5 +8,4 @@ mod process;
 pub use kafka::{Kafka, KafkaOptions, kafka};
 pub use kafka_client::{KafkaMessage, Produce};
 pub use mosquitto::{Mosquitto, MqttMessage, Subscription, mqtt};
-pub(crate) use process::Process;
-pub use process::free_port;
+pub use process::{Process, free_port};

@@ -13,7 +13,8 @@ use super::{Process, free_port};
 
 /// Names a broker (`host:port`) to use instead of one that the harness starts.
 const ENVIRONMENT: &str = "MILLSTREAM_TEST_MQTT";
-const INSTALL: &str = "the tests need Mosquitto (on Debian: apt-get install mosquitto), or a broker named in MILLSTREAM_TEST_MQTT=host:port";
+const INSTALL: &str =
+    "needed is Mosquitto (on Debian: apt-get install mosquitto), or a broker named in MILLSTREAM_TEST_MQTT=host:port";
 /// The broker listens within so long; one call of a helper takes no longer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages that wait for a test to look at them.
@@ -77,7 +78,8 @@ impl Mosquitto {
         Self::try_start(persistence).await.unwrap_or_else(|error| panic!("no MQTT broker: {error}"))
     }
 
-    async fn try_start(persistence: bool) -> Result<Self, String> {
+    /// As [`Mosquitto::start`], with an error that says what is missing.
+    pub async fn try_start(persistence: bool) -> Result<Self, String> {
         let folder = tempfile::Builder::new().prefix("millstream-mqtt-").tempdir().map_err(|e| e.to_string())?;
         let port = free_port();
         let mut configuration = format!(

@@ -23,18 +23,18 @@ pub fn free_port() -> u16 {
 
 /// A running child process, its output in a file.
 #[derive(Debug)]
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     guard: Child,
     group: Pid,
     /// Standard output and standard error, appended over restarts.
-    pub(crate) log: PathBuf,
+    pub log: PathBuf,
 }
 
 impl Process {
     /// Starts `command` with its output appended to `log`. When this process dies, the child is killed and `folder`
     /// (if any) removed.
-    pub(crate) fn start(command: &mut Command, log: &Path, folder: Option<&Path>) -> Result<Self, String> {
+    pub fn start(command: &mut Command, log: &Path, folder: Option<&Path>) -> Result<Self, String> {
         let open = || File::options().create(true).append(true).open(log);
         let (stdout, stderr) = open()
             .and_then(|stdout| Ok((stdout, open()?)))
@@ -63,17 +63,17 @@ impl Process {
     }
 
     /// The process id.
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// How it ended, if it has.
-    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+    pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
 
     /// Kills it at once, as a power cut would, and waits until it is gone.
-    pub(crate) fn kill9(&mut self) -> ExitStatus {
+    pub fn kill9(&mut self) -> ExitStatus {
         self.dismiss_guard();
         if self.ended().is_none() {
             // It may end between the look and the signal; then there is nothing to kill.
@@ -83,7 +83,7 @@ impl Process {
     }
 
     /// Asks it to end (SIGTERM) and waits for that; kills it after `timeout`.
-    pub(crate) fn terminate(&mut self, timeout: Duration) -> ExitStatus {
+    pub fn terminate(&mut self, timeout: Duration) -> ExitStatus {
         let deadline = Instant::now() + timeout;
         kill_process_group(self.group, Signal::TERM).ok();
         while Instant::now() < deadline {
@@ -97,13 +97,13 @@ impl Process {
     }
 
     /// What it wrote.
-    pub(crate) fn output(&self) -> String {
+    pub fn output(&self) -> String {
         let bytes = std::fs::read(&self.log).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The end of what it wrote, for messages.
-    pub(crate) fn output_tail(&self) -> String {
+    pub fn output_tail(&self) -> String {
         let output = self.output();
         let lines: Vec<_> = output.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")

@@ -68,6 +68,11 @@ pub enum NullStyle {
 }
 
 impl JsonConfig {
+    /// True where a message that is read makes exactly one row.
+    pub fn one_row_per_message(&self) -> bool {
+        self.layout == JsonLayout::Object
+    }
+
     pub(super) fn decoder(&self, options: DecodeOptions) -> Result<Box<dyn Decoder>, ConnectorError> {
         Ok(Box::new(decode::JsonDecoder::new(self, &options)?))
     }
