@@ -7,6 +7,8 @@ mod malformed;
 mod row;
 mod scan;
 mod string;
+mod timestamp;
+mod values;
 
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
@@ -93,4 +95,4 @@ pub(super) fn push_value(column: &mut Column, text: &str, problem: &mut Problem)
 }
 
 /// Writes rows as JSON; for formats that hold JSON within.
-pub(super) use encode::{Options as EncodeOptions, encoders};
+pub(super) use values::{Options as EncodeOptions, encoders};

@@ -47,6 +47,13 @@ pub(super) fn special(chunk: &[u8; 16]) -> usize {
     found.trailing_zeros() as usize / 8
 }
 
+/// True where no byte of `text` is special.
+#[inline]
+pub(super) fn is_plain(text: &[u8]) -> bool {
+    let (chunks, rest) = text.as_chunks::<16>();
+    chunks.iter().all(|chunk| special(chunk) == chunk.len()) && !rest.iter().any(|&byte| is_special(byte))
+}
+
 /// Checks the escape whose backslash is at `at`, and returns where it ends.
 #[cold]
 pub(super) fn skip_escape(text: &[u8], at: usize) -> Result<usize, Malformed> {

@@ -5,6 +5,7 @@ mod equal;
 mod json;
 mod reference;
 mod roundtrip;
+mod written;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
