@@ -13,7 +13,8 @@ use super::{Process, free_port};
 
 /// Names a broker (`host:port`) to use instead of one that the harness starts.
 const ENVIRONMENT: &str = "MILLSTREAM_TEST_MQTT";
-const INSTALL: &str = "needed is Mosquitto (on Debian: apt-get install mosquitto), or a broker named in MILLSTREAM_TEST_MQTT=host:port";
+const INSTALL: &str =
+    "needed is Mosquitto (on Debian: apt-get install mosquitto), or a broker named in MILLSTREAM_TEST_MQTT=host:port";
 /// The broker listens within so long; one call of a helper takes no longer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Messages that wait for a test to look at them.
