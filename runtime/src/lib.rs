@@ -1,5 +1,7 @@
 //! Millstream: a folder of YAML files, run as streaming pipelines.
 
+#[doc(hidden)]
+pub mod bench_support;
 pub mod cli;
 pub mod daemon;
 mod demo;

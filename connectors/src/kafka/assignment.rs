@@ -143,6 +143,12 @@ impl Context {
                 }
             }
         };
+        for partition in partitions.elements() {
+            if !self.shared.inbox.lead(partition.topic(), partition.partition()) {
+                let name = name(partition.topic(), partition.partition());
+                return Err(ConnectorError::retry(format!("the partition {name} cannot be read")));
+            }
+        }
         let done = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(partitions),
             RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(partitions),

@@ -1,16 +1,17 @@
 //! From messages of librdkafka to [`MessageBatch`]es: one copy of the payload into the batch's buffer, nothing else per
 //! message. Replace this file (and the loop of `consumer.rs`) to take whole fetches instead.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int32Array, Int64Builder, ListBuilder, StringArray, StringBuilder, StructBuilder,
-    TimestampMillisecondBuilder,
+    ArrayRef, BinaryArray, BinaryBuilder, Int32Array, Int64Builder, ListBuilder, NullBufferBuilder, StringArray,
+    StringBuilder, StructBuilder, TimestampMillisecondBuilder,
 };
+use arrow::buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
-use rdkafka::message::{BorrowedHeaders, BorrowedMessage, Headers, Message, Timestamp};
+use rdkafka::message::Timestamp;
 
+use super::native::Message;
 use crate::batch::MessageBatch;
 use crate::source::MetadataField;
 
@@ -69,7 +70,7 @@ impl Column {
         })
     }
 
-    fn append(&mut self, message: &BorrowedMessage<'_>) {
+    fn append(&mut self, message: &Message) {
         match self {
             Self::Key(builder) => builder.append_option(message.key()),
             Self::Topic | Self::Partition => {}
@@ -80,7 +81,7 @@ impl Column {
                 Timestamp::CreateTime(_) => Some("create_time"),
                 Timestamp::LogAppendTime(_) => Some("log_append_time"),
             }),
-            Self::Headers(builder) => append_headers(builder, message.headers()),
+            Self::Headers(builder) => append_headers(builder, message),
         }
     }
 
@@ -100,24 +101,27 @@ impl Column {
 /// What stands for the name of a header that is not UTF-8.
 const UNREADABLE_NAME: &str = "\u{fffd}";
 
-fn append_headers(builder: &mut ListBuilder<StructBuilder>, headers: Option<&BorrowedHeaders>) {
-    for index in 0..headers.map_or(0, Headers::count) {
-        // rdkafka panics on a header whose name is not UTF-8, which any producer may send.
-        let header = catch_unwind(AssertUnwindSafe(|| headers.and_then(|headers| headers.try_get(index))));
-        let (key, value) = match &header {
-            Ok(Some(header)) => (header.key, header.value),
-            Ok(None) | Err(_) => (UNREADABLE_NAME, None),
-        };
+fn append_headers(builder: &mut ListBuilder<StructBuilder>, message: &Message) {
+    message.headers(|name, value| {
+        // Any producer may send a name that is not UTF-8.
+        let (name, value) = std::str::from_utf8(name).map_or((UNREADABLE_NAME, None), |name| (name, value));
         let entry = builder.values();
-        if let Some(keys) = entry.field_builder::<StringBuilder>(0) {
-            keys.append_value(key);
+        if let Some(names) = entry.field_builder::<StringBuilder>(0) {
+            names.append_value(name);
         }
         if let Some(values) = entry.field_builder::<BinaryBuilder>(1) {
             values.append_option(value);
         }
         entry.append(true);
-    }
+    });
     builder.append(true);
+}
+
+/// At most so many messages, and so many bytes of payload, per batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BatchMax {
+    pub(super) rows: usize,
+    pub(super) bytes: usize,
 }
 
 /// Messages of one partition that are being collected.
@@ -125,42 +129,85 @@ pub(super) struct Collector {
     pub(super) name: Arc<str>,
     topic: Arc<str>,
     partition: i32,
-    payloads: BinaryBuilder,
+    /// Where each payload ends in `values`, after a first zero.
+    offsets: Vec<i32>,
+    values: Vec<u8>,
+    nulls: NullBufferBuilder,
     columns: Vec<Column>,
-    rows: usize,
-    bytes: usize,
+    max: BatchMax,
     first_position: u64,
     next_position: u64,
 }
 
 impl Collector {
-    pub(super) fn new(name: Arc<str>, topic: Arc<str>, partition: i32, metadata: &[String]) -> Self {
+    pub(super) fn new(name: Arc<str>, topic: Arc<str>, partition: i32, metadata: &[String], max: BatchMax) -> Self {
         let columns = metadata.iter().filter_map(|name| Column::new(name)).collect();
         Self {
             name,
             topic,
             partition,
-            payloads: BinaryBuilder::new(),
+            offsets: vec![0],
+            values: Vec::new(),
+            nulls: NullBufferBuilder::new(0),
             columns,
-            rows: 0,
-            bytes: 0,
+            max,
             first_position: 0,
             next_position: 0,
         }
     }
 
-    pub(super) fn append(&mut self, message: &BorrowedMessage<'_>) {
-        self.payloads.append_option(message.payload());
+    /// Appends the first of `messages`, as many as fit, and returns how many that was. `more` says that others are likely
+    /// to follow, for which room is made at once.
+    pub(super) fn append(&mut self, messages: &[Message], more: bool) -> usize {
+        let (fitting, bytes) = self.fitting(messages);
+        let messages = messages.get(..fitting).unwrap_or_default();
+        let (Some(first), Some(last)) = (messages.first(), messages.last()) else { return 0 };
+        if self.rows() == 0 {
+            self.first_position = position(first);
+        }
+        self.next_position = position(last) + 1;
+        self.reserve(fitting, bytes, more);
+        for message in messages {
+            match message.payload() {
+                Some(payload) => {
+                    self.values.extend_from_slice(payload);
+                    self.nulls.append_non_null();
+                }
+                None => self.nulls.append_null(),
+            }
+            // What fits is below the limit of a batch, and a single message below that of librdkafka: both fit in 31 bits.
+            self.offsets.push(i32::try_from(self.values.len()).unwrap_or(i32::MAX));
+        }
         for column in &mut self.columns {
-            column.append(message);
+            messages.iter().for_each(|message| column.append(message));
         }
-        let offset = u64::try_from(message.offset()).unwrap_or(0);
-        if self.rows == 0 {
-            self.first_position = offset;
+        fitting
+    }
+
+    /// How many of the first of `messages` fit, and how many bytes they have.
+    fn fitting(&self, messages: &[Message]) -> (usize, usize) {
+        let (rows, before) = (self.rows(), self.values.len());
+        let mut bytes = 0;
+        let mut fitting = 0;
+        for message in messages.iter().take(self.max.rows.saturating_sub(rows)) {
+            // A message that is larger than a batch goes alone.
+            if rows + fitting > 0 && before + bytes + message.len() > self.max.bytes {
+                break;
+            }
+            bytes += message.len();
+            fitting += 1;
         }
-        self.next_position = offset + 1;
-        self.rows += 1;
-        self.bytes += message.payload_len();
+        (fitting, bytes)
+    }
+
+    fn reserve(&mut self, rows: usize, bytes: usize, more: bool) {
+        if self.values.capacity() - self.values.len() >= bytes && self.offsets.capacity() - self.offsets.len() >= rows {
+            return;
+        }
+        // As much as a full batch will need, if the others are as large.
+        let wanted = if more { bytes / rows.max(1) * (self.max.rows - self.rows()) } else { 0 };
+        self.values.reserve(wanted.min(self.max.bytes.saturating_sub(self.values.len())).max(bytes));
+        self.offsets.reserve(if more { self.max.rows - self.rows() } else { rows });
     }
 
     pub(super) fn is(&self, topic: &str, partition: i32) -> bool {
@@ -172,21 +219,26 @@ impl Collector {
     }
 
     pub(super) fn rows(&self) -> usize {
-        self.rows
+        self.offsets.len() - 1
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.values.len()
     }
 
     pub(super) fn finish(mut self) -> MessageBatch {
-        let (topic, partition, rows) = (self.topic, self.partition, self.rows);
-        let metadata = self.columns.into_iter().map(|column| column.finish(&topic, partition, rows)).collect();
+        let (topic, partition, rows) = (&self.topic, self.partition, self.rows());
+        let metadata = self.columns.into_iter().map(|column| column.finish(topic, partition, rows)).collect();
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(self.offsets));
         MessageBatch {
             partition: self.name,
-            payloads: self.payloads.finish(),
+            payloads: BinaryArray::new(offsets, Buffer::from_vec(self.values), self.nulls.finish()),
             metadata,
             next_position: self.next_position,
         }
     }
+}
+
+fn position(message: &Message) -> u64 {
+    u64::try_from(message.offset()).unwrap_or(0)
 }

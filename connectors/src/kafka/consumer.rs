@@ -1,7 +1,9 @@
-//! The thread that reads: it polls librdkafka, collects messages into batches and hands over a few of them.
+//! The thread that reads: it takes messages from librdkafka, collects them into batches and hands over a few of them.
 //!
-//! Polling is what keeps a consumer in its group, so it goes on while nobody takes batches: the partitions are then
-//! paused, and membership is kept however long a sink stands still. One hop per batch, none per message.
+//! While there is nothing to read it sleeps in librdkafka's queue of messages; events (rebalances, errors, statistics),
+//! commits and the end wake it. While nobody takes batches it goes on serving events, which keeps the consumer in its
+//! group however long a sink stands still; librdkafka stops fetching when its queue is full. One hop per batch, none per
+//! message.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,16 +11,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::types::RDKafkaTopic;
 use rdkafka::{Offset, error::KafkaResult};
 use tokio::sync::Notify;
 
 use super::assignment::{Context, name, parse_name};
-use super::batch::Collector;
+use super::batch::{BatchMax, Collector};
 use super::connection::Reaction;
+use super::native::{BatchConsumer, Inbox, Message, Served};
 use crate::batch::MessageBatch;
 use crate::error::ConnectorError;
 use crate::position::Positions;
@@ -26,20 +28,27 @@ use crate::source::SourceEvent;
 
 /// So many batches wait to be taken before reading pauses.
 const BATCHES_WAITING_MAX: usize = 2;
-/// An idle thread looks for commits and for the end so often.
-const IDLE_POLL: Duration = Duration::from_millis(100);
+/// At most so many messages are taken from librdkafka at a time: what is collected of them is still in the cache when they
+/// are given back.
+const MESSAGES_TAKEN_MAX: usize = 1_024;
+/// At most so many events are served before messages are looked at again.
+const EVENTS_AT_ONCE_MAX: usize = 1_000;
+/// What wakes an idle thread wakes it at once; it looks around by itself so often.
+const IDLE_WAIT: Duration = Duration::from_secs(10);
+/// While nobody takes batches, events are served so often.
+const EVENTS_PAUSE: Duration = Duration::from_millis(100);
 /// The last commit is tried again for so long, with such pauses; less than the source waits for its end.
 const LAST_COMMIT_TIMEOUT: Duration = Duration::from_secs(15);
 const LAST_COMMIT_PAUSE: Duration = Duration::from_millis(100);
-/// While paused, so many events are served at a time.
-const PAUSED_EVENTS_MAX: usize = 100;
 
 /// What the reading thread and the source share.
 #[derive(Default)]
 pub(super) struct Shared {
     state: Mutex<State>,
-    /// Something was taken, is to be committed, or the end has come: for the thread.
+    /// Something was taken, is to be committed, or the end has come: for the thread while it has no room.
     room: Condvar,
+    /// Where messages come from: for the thread while it has room.
+    pub(super) inbox: Arc<Inbox>,
     /// Something happened: for the source.
     pub(super) event: Notify,
     /// The assignment has changed since the thread last looked.
@@ -85,12 +94,18 @@ impl Shared {
     /// Ends the thread.
     pub(super) fn stop(&self) {
         self.lock().stop = true;
+        self.wake();
+    }
+
+    /// Something was taken: there may be room for more.
+    pub(super) fn taken(&self) {
         self.room.notify_one();
     }
 
-    /// Lets the thread look again.
-    pub(super) fn wake_thread(&self) {
+    /// Lets the thread look around, wherever it waits.
+    pub(super) fn wake(&self) {
         self.room.notify_one();
+        self.inbox.wake();
     }
 }
 
@@ -131,18 +146,6 @@ impl State {
     }
 }
 
-/// The reading thread.
-pub(super) struct Reader {
-    consumer: BaseConsumer<Context>,
-    shared: Arc<Shared>,
-    metadata: Vec<String>,
-    rows_max: usize,
-    bytes_max: usize,
-    /// Nobody has taken anything for so long: pause, and poll so often.
-    pause_after: Duration,
-    collecting: Collecting,
-}
-
 /// Tells the source that the thread is gone, also where it panicked.
 pub(super) struct LastWords(pub(super) Arc<Shared>);
 
@@ -153,144 +156,133 @@ impl Drop for LastWords {
     }
 }
 
-/// The batches being collected.
-#[derive(Default)]
-struct Collecting {
+/// The reading thread.
+pub(super) struct Reader {
+    consumer: BatchConsumer<Context>,
+    shared: Arc<Shared>,
+    metadata: Vec<String>,
+    max: BatchMax,
+    /// The batches being collected, one per partition.
     collectors: Vec<Collector>,
-    /// The topic handle, partition and collector of the last message: the next one is most likely of the same. The
-    /// handle is only compared, and forgotten when the assignment changes.
-    last: Option<(*mut RDKafkaTopic, i32, usize)>,
 }
 
 impl Reader {
-    /// `batch_max`: at most so many messages, and so many bytes, per batch.
     pub(super) fn new(
-        consumer: BaseConsumer<Context>,
+        consumer: BatchConsumer<Context>,
         shared: Arc<Shared>,
         metadata: Vec<String>,
-        batch_max: (usize, usize),
-        pause_after: Duration,
+        max: BatchMax,
     ) -> Self {
-        let (rows_max, bytes_max) = batch_max;
-        Self { consumer, shared, metadata, rows_max, bytes_max, pause_after, collecting: Collecting::default() }
+        Self { consumer, shared, metadata, max, collectors: Vec::new() }
     }
 
     /// Reads until told to stop; gives the consumer up at the end.
     pub(super) fn run(mut self) {
-        while self.wait_for_room() {
-            self.read();
+        loop {
+            let all_served = self.serve_events();
             self.commit();
+            match self.has_room() {
+                None => break,
+                Some(false) => {}
+                // Only the first of several events wakes the thread: it must not sleep before all are served.
+                Some(true) => self.read(if all_served { IDLE_WAIT } else { Duration::ZERO }),
+            }
         }
         self.commit_at_end();
         // Dropping the consumer leaves the group, which may take a moment.
     }
 
-    /// Returns when there is room for batches; false at the end.
-    fn wait_for_room(&mut self) -> bool {
-        let mut paused = false;
-        let mut patience = Instant::now() + self.pause_after;
-        let go_on = loop {
-            let shared = self.shared.clone();
-            let state = shared.lock();
-            if state.stop {
-                break false;
-            }
-            if state.batches.len() < BATCHES_WAITING_MAX {
-                break true;
-            }
-            let wait = patience.saturating_duration_since(Instant::now()).min(IDLE_POLL);
-            let waited = shared.room.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
-            drop(waited);
-            self.commit();
-            if Instant::now() >= patience {
-                self.stay_in_group();
-                paused = true;
-                patience = Instant::now() + self.pause_after;
-            }
-        };
-        if paused {
-            self.with_assignment("resumed", |consumer, partitions| consumer.resume(partitions));
+    /// Whether there is room for batches, for which it waits a moment; none at the end.
+    fn has_room(&self) -> Option<bool> {
+        let has_room = |state: &State| state.batches.len() < BATCHES_WAITING_MAX;
+        let state = self.shared.lock();
+        if state.stop || has_room(&state) {
+            return (!state.stop).then_some(true);
         }
-        go_on
+        let waited = self.shared.room.wait_timeout(state, EVENTS_PAUSE).unwrap_or_else(PoisonError::into_inner);
+        let state = waited.0;
+        (!state.stop).then_some(has_room(&state))
     }
 
-    /// Pauses all partitions and serves what is not a message.
-    fn stay_in_group(&mut self) {
-        self.with_assignment("paused", |consumer, partitions| consumer.pause(partitions));
-        for _ in 0..PAUSED_EVENTS_MAX {
-            if !self.poll_one(Duration::ZERO) {
-                break;
+    /// Serves what is not a message; false where more of it is waiting.
+    fn serve_events(&mut self) -> bool {
+        for _ in 0..EVENTS_AT_ONCE_MAX {
+            let Some(served) = self.consumer.serve() else { return true };
+            if self.shared.rebalanced.swap(false, Ordering::Relaxed) {
+                // Whoever has a partition next reads these messages, also where that is us.
+                let state = self.shared.lock();
+                self.consumer
+                    .retain(|message| state.assigned.contains(name(&message.topic(), message.partition()).as_str()));
+            }
+            match served {
+                Served::ByContext => {}
+                Served::Error(error) => self.report(&error),
+                Served::Stray => {
+                    let text = "a message came by the way of events; reading starts again";
+                    self.shared.fail(ConnectorError::retry(text));
+                }
             }
         }
-    }
-
-    fn with_assignment(
-        &self,
-        what: &str,
-        change: impl Fn(&BaseConsumer<Context>, &TopicPartitionList) -> KafkaResult<()>,
-    ) {
-        if let Err(error) = self.consumer.assignment().and_then(|partitions| change(&self.consumer, &partitions)) {
-            tracing::debug!(%error, "partitions could not be {what}");
-        }
+        false
     }
 
     /// Collects what is there, waiting only for the first message, and hands it over.
-    fn read(&mut self) {
-        if self.collecting.collectors.is_empty() && !self.poll_one(IDLE_POLL) {
+    fn read(&mut self, wait: Duration) {
+        let mut found = self.consumer.fetch(MESSAGES_TAKEN_MAX, wait);
+        while found > 0 && self.collect() {
+            found = self.consumer.fetch(MESSAGES_TAKEN_MAX, Duration::ZERO);
+        }
+        let mut collectors = std::mem::take(&mut self.collectors);
+        if collectors.is_empty() {
             return;
         }
-        while self.has_space() && self.poll_one(Duration::ZERO) {}
-        let mut collectors = std::mem::take(&mut self.collecting.collectors);
-        self.collecting.last = None;
         let mut state = self.shared.lock();
         for collector in &collectors {
             state.first.entry(collector.name.clone()).or_insert(collector.first_position());
         }
-        // A partition may have been taken away after its messages were collected.
-        collectors.retain(|collector| collector.rows() > 0 && state.assigned.contains(&collector.name));
+        // librdkafka drops what it still has of a partition that was taken away; this is for certainty.
+        collectors.retain(|collector| state.assigned.contains(&collector.name));
         state.batches.extend(collectors.into_iter().map(Collector::finish));
         drop(state);
         self.shared.event.notify_one();
     }
 
-    /// True while no batch is full, and all together are not more than two full ones.
-    fn has_space(&self) -> bool {
-        let (mut rows, mut bytes) = (0, 0);
-        for collector in &self.collecting.collectors {
-            if collector.rows() >= self.rows_max || collector.bytes() >= self.bytes_max {
-                return false;
+    /// Collects the messages that were taken; false where a batch is full, or all together are as large as two full ones.
+    fn collect(&mut self) -> bool {
+        let messages = self.consumer.messages();
+        let more = messages.len() >= MESSAGES_TAKEN_MAX;
+        let mut taken = 0;
+        let mut errors = Vec::new();
+        let mut has_space = true;
+        while let Some((first, others)) = messages.get(taken..).and_then(<[Message]>::split_first) {
+            if let Some((code, reason)) = first.error() {
+                errors.push((code, reason.into_owned()));
+                taken += 1;
+                continue;
             }
-            rows += collector.rows();
-            bytes += collector.bytes();
-        }
-        rows < 2 * self.rows_max && bytes < 2 * self.bytes_max
-    }
-
-    /// Takes one message or event; false where there is none, or no more should be taken.
-    fn poll_one(&mut self, wait: Duration) -> bool {
-        let polled = self.consumer.poll(wait);
-        if self.shared.rebalanced.swap(false, Ordering::Relaxed) {
-            self.collecting.last = None;
-            let state = self.shared.lock();
-            self.collecting.collectors.retain(|collector| state.assigned.contains(&collector.name));
-        }
-        match polled {
-            Some(Ok(message)) => {
-                self.collecting.append(&message, &self.metadata, self.bytes_max);
-                true
+            let run = 1 + others.iter().take_while(|other| other.is_beside(first) && other.error().is_none()).count();
+            let run = messages.get(taken..taken + run).unwrap_or_default();
+            let index = collector_of(&mut self.collectors, first, &self.metadata, self.max);
+            let Some(collector) = self.collectors.get_mut(index) else { break };
+            let appended = collector.append(run, more);
+            taken += appended;
+            has_space = appended == run.len() && has_space_in(&self.collectors, self.max);
+            if !has_space {
+                break;
             }
-            Some(Err(error)) => {
-                self.report(&error);
-                true
-            }
-            None => false,
         }
+        self.consumer.discard(taken);
+        for (code, reason) in errors {
+            self.consumer.base().context().error(KafkaError::Global(code), reason.trim());
+            self.report(&KafkaError::MessageConsumption(code));
+        }
+        has_space
     }
 
     /// An error that belongs to no partition was reported with its reason by the context already.
     fn report(&self, error: &KafkaError) {
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-        let health = &self.consumer.context().health;
+        let health = &self.consumer.base().context().health;
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         let text = if fatal {
             format!("the Kafka client gave up: {error}")
@@ -310,7 +302,7 @@ impl Reader {
         }
         let committed = self.last_offsets().and_then(|offsets| match offsets.count() {
             0 => Ok(()),
-            _ => self.consumer.commit(&offsets, CommitMode::Async),
+            _ => self.consumer.base().commit(&offsets, CommitMode::Async),
         });
         if let Err(error) = committed {
             tracing::warn!(%error, "offsets were not committed; the next commit covers these");
@@ -319,18 +311,20 @@ impl Reader {
 
     /// The last commit must have arrived before the group is left, or the next member would repeat its rows. A broker
     /// that has just come back does not take it at once.
-    fn commit_at_end(&self) {
+    fn commit_at_end(&mut self) {
         let deadline = Instant::now() + LAST_COMMIT_TIMEOUT;
         while let Err(error) = self.last_offsets().and_then(|offsets| match offsets.count() {
             0 => Ok(()),
-            _ => self.consumer.commit(&offsets, CommitMode::Sync),
+            _ => self.consumer.base().commit(&offsets, CommitMode::Sync),
         }) {
             if Instant::now() > deadline {
                 tracing::warn!(%error, "the last offsets were not committed; their rows may be read again");
                 return;
             }
             // Membership goes on meanwhile. Messages are nobody's any more: no position covers them.
-            drop(self.consumer.poll(LAST_COMMIT_PAUSE));
+            self.serve_events();
+            #[expect(clippy::disallowed_methods, reason = "the thread that reads from librdkafka is our own")]
+            std::thread::sleep(LAST_COMMIT_PAUSE);
         }
     }
 
@@ -350,37 +344,26 @@ impl Reader {
     }
 }
 
-impl Collecting {
-    fn append(&mut self, message: &BorrowedMessage<'_>, metadata: &[String], bytes_max: usize) {
-        let (handle, partition) = (message.topic_ptr(), message.partition());
-        let index = match self.last {
-            Some((last_handle, last_partition, index)) if last_handle == handle && last_partition == partition => index,
-            _ => self.find(message, metadata),
-        };
-        let index = match self.collectors.get(index) {
-            // It would not fit: this one is full, and another one begun.
-            Some(full) if full.rows() > 0 && full.bytes() + message.payload_len() > bytes_max => {
-                self.begin(message, metadata)
-            }
-            _ => index,
-        };
-        self.last = Some((handle, partition, index));
-        if let Some(collector) = self.collectors.get_mut(index) {
-            collector.append(message);
+/// The place of the collector of the message's partition, which is begun where there is none.
+fn collector_of(collectors: &mut Vec<Collector>, message: &Message, metadata: &[String], max: BatchMax) -> usize {
+    let (topic, partition) = (message.topic(), message.partition());
+    if let Some(index) = collectors.iter().position(|collector| collector.is(&topic, partition)) {
+        return index;
+    }
+    let name = name(&topic, partition).into();
+    collectors.push(Collector::new(name, (&*topic).into(), partition, metadata, max));
+    collectors.len() - 1
+}
+
+/// True while no batch is full, and all together are not more than two full ones.
+fn has_space_in(collectors: &[Collector], max: BatchMax) -> bool {
+    let (mut rows, mut bytes) = (0, 0);
+    for collector in collectors {
+        if collector.rows() >= max.rows || collector.bytes() >= max.bytes {
+            return false;
         }
+        rows += collector.rows();
+        bytes += collector.bytes();
     }
-
-    /// The newest collector of the message's partition.
-    fn find(&mut self, message: &BorrowedMessage<'_>, metadata: &[String]) -> usize {
-        let (topic, partition) = (message.topic(), message.partition());
-        let found = self.collectors.iter().rposition(|collector| collector.is(topic, partition));
-        found.unwrap_or_else(|| self.begin(message, metadata))
-    }
-
-    fn begin(&mut self, message: &BorrowedMessage<'_>, metadata: &[String]) -> usize {
-        let (topic, partition) = (message.topic(), message.partition());
-        let name = name(topic, partition).into();
-        self.collectors.push(Collector::new(name, topic.into(), partition, metadata));
-        self.collectors.len() - 1
-    }
+    rows < 2 * max.rows && bytes < 2 * max.bytes
 }

@@ -1,5 +1,6 @@
 //! What became of the messages that were handed to librdkafka: how many are under way, and which failed.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -7,26 +8,31 @@ use bytes::Bytes;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
-use rdkafka::producer::{DeliveryResult, ProducerContext};
 use tokio::sync::Notify;
 
 use super::connection::{Health, Reaction, code};
+use super::native::Reports;
 use crate::error::ConnectorError;
 use crate::sink::Rejected;
 
 /// At most so many messages are under way; a sink that has more waits.
-pub(super) const MESSAGES_UNDER_WAY_MAX: usize = 100_000;
-/// At most so many bytes are under way (one larger message goes alone).
-pub(super) const BYTES_UNDER_WAY_MAX: usize = 64 << 20;
+const MESSAGES_UNDER_WAY_MAX: usize = 100_000;
+/// At most so many bytes are held until they can be handed over (one larger batch goes alone).
+const BYTES_HELD_MAX: usize = 64 << 20;
+/// More partitions than these make no difference.
+const PARTITIONS_MAX: usize = 1_000;
 
 /// The producer's context.
 pub(super) struct Deliveries {
     pub(super) health: Health,
+    /// How many messages were written and are neither acknowledged nor failed.
     messages: AtomicUsize,
+    /// How many bytes were written and not handed to librdkafka.
     bytes: AtomicUsize,
+    /// The partitions that messages arrived in.
+    partitions: Mutex<HashSet<(String, i32)>>,
     failed: Mutex<Failed>,
-    /// Less is under way than before by a good deal, all is done, or something failed.
+    /// Less is under way than before, or something failed.
     changed: Notify,
 }
 
@@ -44,31 +50,33 @@ impl Deliveries {
             health,
             messages: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
+            partitions: Mutex::default(),
             failed: Mutex::default(),
             changed: Notify::new(),
         }
     }
 
-    /// A message of so many bytes is about to be handed over.
-    pub(super) fn begin(&self, bytes: usize) {
-        self.messages.fetch_add(1, Ordering::AcqRel);
+    /// So many messages, of so many bytes, were written.
+    pub(super) fn begin(&self, messages: usize, bytes: usize) {
+        self.messages.fetch_add(messages, Ordering::AcqRel);
         self.bytes.fetch_add(bytes, Ordering::AcqRel);
     }
 
-    /// A message of so many bytes is no longer under way.
-    pub(super) fn end(&self, bytes: usize) {
-        let before = self.bytes.fetch_sub(bytes, Ordering::AcqRel);
-        let messages = self.messages.fetch_sub(1, Ordering::AcqRel) - 1;
-        // One wake-up per half of the room, not per message.
-        let crossed = before > BYTES_UNDER_WAY_MAX / 2 && before - bytes <= BYTES_UNDER_WAY_MAX / 2;
-        if messages == 0 || messages == MESSAGES_UNDER_WAY_MAX / 2 || crossed {
-            self.changed.notify_waiters();
-        }
+    /// So many bytes are librdkafka's now.
+    pub(super) fn handed_over(&self, bytes: usize) {
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.changed.notify_waiters();
     }
 
-    pub(super) fn is_full(&self) -> bool {
-        self.messages.load(Ordering::Acquire) >= MESSAGES_UNDER_WAY_MAX
-            || self.bytes.load(Ordering::Acquire) >= BYTES_UNDER_WAY_MAX
+    /// So many messages arrived, or failed.
+    pub(super) fn end(&self, messages: usize) {
+        self.messages.fetch_sub(messages, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    /// How many partitions messages have arrived in.
+    pub(super) fn partitions(&self) -> usize {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Waits until `done`, or until something failed for good.
@@ -88,14 +96,11 @@ impl Deliveries {
 
     /// Waits until there is room for more.
     pub(super) async fn room(&self) -> Result<(), ConnectorError> {
-        if !self.is_full() {
-            return self.check();
-        }
-        let half = |all: &Self| {
-            all.messages.load(Ordering::Acquire) <= MESSAGES_UNDER_WAY_MAX / 2
-                && all.bytes.load(Ordering::Acquire) <= BYTES_UNDER_WAY_MAX / 2
+        let has_room = |all: &Self| {
+            all.messages.load(Ordering::Acquire) < MESSAGES_UNDER_WAY_MAX
+                && all.bytes.load(Ordering::Acquire) < BYTES_HELD_MAX
         };
-        self.wait_until(half).await
+        self.wait_until(has_room).await
     }
 
     /// Waits until nothing is under way.
@@ -129,13 +134,16 @@ impl Deliveries {
         self.changed.notify_waiters();
     }
 
+    /// A row that cannot be a message, or that no broker takes.
+    pub(super) fn reject(&self, reason: String, payload: &[u8]) {
+        let rejected = Rejected { reason, payload: Bytes::copy_from_slice(payload) };
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).rejected.push(rejected);
+    }
+
     /// A message failed: the row is rejected where only this message is at fault, or the sink fails.
     pub(super) fn message_failed(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, payload: &[u8]) {
         match rejection(topic, partition, code) {
-            Some(reason) => {
-                let rejected = Rejected { reason, payload: Bytes::copy_from_slice(payload) };
-                self.failed.lock().unwrap_or_else(PoisonError::into_inner).rejected.push(rejected);
-            }
+            Some(reason) => self.reject(reason, payload),
             None => {
                 let brokers = &self.health.identity.brokers;
                 let last = self.health.last_reason();
@@ -165,26 +173,30 @@ fn rejection(topic: &str, partition: i32, code: RDKafkaErrorCode) -> Option<Stri
         Code::InvalidRecord => {
             format!("the topic {topic} refuses the message (a compacted topic takes none without a key)")
         }
+        Code::QueueFull => {
+            "the message is larger than librdkafka's queue (queue.buffering.max.kbytes) allows".to_owned()
+        }
         Code::InvalidTopic => format!("`{topic}` is no valid topic name"),
         _ => return None,
     })
 }
 
-impl ProducerContext for Deliveries {
-    /// The number of bytes that were counted for the message.
-    type DeliveryOpaque = usize;
+impl Reports for Deliveries {
+    fn failed(&self, topic: &str, partition: i32, code: RDKafkaErrorCode, payload: &[u8]) {
+        self.message_failed(topic, partition, code, payload);
+    }
 
-    fn delivery(&self, result: &DeliveryResult<'_>, bytes: usize) {
-        match result {
-            Ok(_) => self.health.up(),
-            Err((error, message)) => {
-                let code = code(error).unwrap_or(RDKafkaErrorCode::Unknown);
-                let payload = message.payload().unwrap_or_default();
-                self.message_failed(message.topic(), message.partition(), code, payload);
-            }
+    fn arrived(&self, topic: &str, partition: i32) {
+        self.health.up();
+        let mut partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        if partitions.len() < PARTITIONS_MAX {
+            partitions.insert((topic.to_owned(), partition));
         }
-        // After the failure is known: whoever waits for the last message must see it.
-        self.end(bytes);
+    }
+
+    fn done(&self, messages: usize) {
+        // After the failures are known: whoever waits for the last message must see them.
+        self.end(messages);
     }
 }
 

@@ -5,7 +5,6 @@ use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int64Arr
 use arrow::compute::{can_cast_types, cast};
 use arrow::datatypes::{DataType, Schema, TimeUnit};
 use indexmap::IndexMap;
-use rdkafka::message::{Header, OwnedHeaders};
 
 use crate::error::ConnectorError;
 use crate::template::Template;
@@ -124,15 +123,13 @@ pub(super) struct Record<'a> {
     pub(super) partition: Option<i32>,
     pub(super) timestamp: Option<i64>,
     pub(super) tombstone: bool,
-    headers: Vec<(&'a str, &'a str)>,
+    pub(super) headers: Vec<(&'a str, &'a str)>,
 }
 
 impl Record<'_> {
-    /// The headers, for librdkafka to own.
-    pub(super) fn headers(&self) -> Option<OwnedHeaders> {
-        let all = OwnedHeaders::new_with_capacity(self.headers.len());
-        let add = |all: OwnedHeaders, (key, value): &(&str, &str)| all.insert(Header { key, value: Some(*value) });
-        (!self.headers.is_empty()).then(|| self.headers.iter().fold(all, add))
+    /// True if it can be handed over together with others: those have neither headers nor a time of their own.
+    pub(super) fn is_plain(&self) -> bool {
+        self.headers.is_empty() && self.timestamp.is_none()
     }
 }
 
@@ -284,7 +281,7 @@ mod tests {
         let records = Records::new(&layout, &rows).unwrap();
         let record = records.get(1).unwrap();
         assert_eq!((record.key, record.partition, record.timestamp), (None, None, None));
-        assert!(record.headers().is_none());
+        assert!(record.headers.is_empty());
     }
 
     #[test]

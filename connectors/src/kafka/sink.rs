@@ -1,37 +1,36 @@
 //! The sink: options, and the [`Sink`] that hands rows to librdkafka and waits for their acknowledgements.
 
 use std::collections::BTreeMap;
-use std::time::Duration as StdDuration;
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use bytes::Bytes;
 use indexmap::IndexMap;
 use rdkafka::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode;
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use rdkafka::types::RDKafkaType;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::connection::{Connection, Health, check, code, configuration_error, milliseconds};
+use super::connection::{Connection, Health, check, configuration_error, milliseconds};
 use super::delivery::Deliveries;
-use super::record::{Layout, LayoutOptions, Record, Records};
+use super::native::BatchProducer;
+use super::record::{Layout, LayoutOptions, Records};
+use super::sender::{Pace, Sender};
 use super::{KafkaSasl, KafkaTls, LibrdkafkaValue, TextOrList, default_metadata_max_age, default_socket_timeout};
 use crate::error::ConnectorError;
 use crate::format::Encoder;
 use crate::sink::{Flushed, Rejected, Sink, SinkContext};
 use crate::units::{ByteSize, Duration};
 
-/// Where librdkafka's queue is smaller than what this sink keeps under way (by the user's choice), it is tried again
-/// after so long.
-const QUEUE_FULL_PAUSE: StdDuration = StdDuration::from_millis(5);
 /// What may be changed through the `librdkafka` map.
 const DEFAULTS: &[(&str, &str)] = &[
-    // Above the sink's own bounds, which are those that count.
-    ("queue.buffering.max.messages", "200000"),
-    ("queue.buffering.max.kbytes", "262144"),
+    // Above what is handed over at a time.
+    ("queue.buffering.max.messages", "10000000"),
 ];
+/// librdkafka takes so many KiB (by default), or one larger message.
+const QUEUE_KBYTES: u64 = 262_144;
+const QUEUE_KBYTES_KEY: &str = "queue.buffering.max.kbytes";
+/// librdkafka is told when to send. Its own waiting is for certainty.
+const LINGER_MS: u64 = 500;
 
 /// Options of the sink.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -157,7 +156,7 @@ fn yes() -> bool {
 }
 
 fn default_linger() -> Duration {
-    Duration::from_millis(5)
+    Duration::from_millis(0)
 }
 
 fn default_batch_size() -> ByteSize {
@@ -199,7 +198,9 @@ impl KafkaSinkConfig {
         };
         let layout = Layout::new(&layout, &context.columns)?;
         let encoder = context.format.clone().unwrap_or_default().encoder(context.columns.clone())?;
-        Ok(Box::new(KafkaSink { client, health: Health::new(identity), layout, encoder, producer: None }))
+        let request_bytes = usize::try_from(self.batch_size.0.min(self.max_message_bytes.0)).unwrap_or(usize::MAX);
+        let pace = Pace { request_bytes, linger: self.linger.0 };
+        Ok(Box::new(KafkaSink { client, health: Health::new(identity), layout, encoder, pace, sender: None }))
     }
 
     fn set_producer(&self, client: &mut ClientConfig) -> Result<(), ConnectorError> {
@@ -231,7 +232,7 @@ impl KafkaSinkConfig {
         if timeout <= linger {
             return Err(ConnectorError::configuration("delivery_timeout", "it is not longer than linger"));
         }
-        client.set("linger.ms", linger.to_string());
+        client.set("linger.ms", LINGER_MS.min(timeout / 2).to_string());
         client.set("message.timeout.ms", timeout.to_string());
         let bounds = [
             ("batch_size", "batch.size", self.batch_size, 1, 2_147_483_647),
@@ -244,6 +245,9 @@ impl KafkaSinkConfig {
             }
             client.set(key, size.0.to_string());
         }
+        if !self.librdkafka.contains_key(QUEUE_KBYTES_KEY) {
+            client.set(QUEUE_KBYTES_KEY, QUEUE_KBYTES.max(self.max_message_bytes.0.div_ceil(1024)).to_string());
+        }
         Ok(())
     }
 }
@@ -254,55 +258,20 @@ struct KafkaSink {
     health: Health,
     layout: Layout,
     encoder: Box<dyn Encoder>,
-    producer: Option<ThreadedProducer<Deliveries>>,
+    pace: Pace,
+    sender: Option<Sender>,
 }
 
-/// What became of an attempt to hand a message over.
-enum Handed {
-    /// It is under way, or its failure is noted.
-    Over,
-    /// Not now.
-    QueueFull,
-}
-
-impl KafkaSink {
-    fn producer(&self) -> Result<&ThreadedProducer<Deliveries>, ConnectorError> {
-        self.producer.as_ref().ok_or_else(|| ConnectorError::fatal("the Kafka sink was used before it was opened"))
-    }
-}
-
-/// Hands one message to librdkafka, which copies it.
-fn hand_over(producer: &ThreadedProducer<Deliveries>, record: &Record<'_>, payload: &[u8]) -> Handed {
-    let deliveries = producer.context();
-    let size = payload.len() + record.key.map_or(0, <[u8]>::len);
-    let mut message: BaseRecord<'_, [u8], [u8], usize> = BaseRecord::with_opaque_to(record.topic, size);
-    message.payload = (!record.tombstone).then_some(payload);
-    message.key = record.key;
-    message.partition = record.partition;
-    message.timestamp = record.timestamp;
-    message.headers = record.headers();
-    deliveries.begin(size);
-    let Err((error, _)) = producer.send(message) else { return Handed::Over };
-    let handed = match code(&error) {
-        Some(RDKafkaErrorCode::QueueFull) => Handed::QueueFull,
-        Some(code) => {
-            deliveries.message_failed(record.topic, record.partition.unwrap_or(-1), code, payload);
-            Handed::Over
-        }
-        None => {
-            deliveries.fail(format!("a message for the topic {} cannot be sent: {error}", record.topic));
-            Handed::Over
-        }
-    };
-    deliveries.end(size);
-    handed
+fn not_open() -> ConnectorError {
+    ConnectorError::fatal("the Kafka sink was used before it was opened")
 }
 
 #[async_trait]
 impl Sink for KafkaSink {
     async fn open(&mut self, _restored: Option<&[u8]>) -> Result<(), ConnectorError> {
         let deliveries = Deliveries::new(Health::new(self.health.identity.clone()));
-        self.producer = Some(self.client.create_with_context(deliveries).map_err(configuration_error)?);
+        let producer = BatchProducer::new(&self.client, deliveries).map_err(configuration_error)?;
+        self.sender = Some(Sender::new(producer, self.pace)?);
         Ok(())
     }
 
@@ -313,51 +282,25 @@ impl Sink for KafkaSink {
             let text = format!("{} rows became {} messages", rows.num_rows(), encoded.ends.len());
             return Err(ConnectorError::fatal(text));
         }
-        let producer = self.producer()?;
-        let deliveries = producer.context().clone();
-        let mut rejected = Vec::new();
-        let mut start = 0;
-        for (row, end) in encoded.ends.iter().enumerate() {
-            let payload =
-                encoded.buffer.get(start..*end).ok_or_else(|| ConnectorError::fatal("a row without bytes"))?;
-            start = *end;
-            deliveries.room().await?;
-            loop {
-                match records.get(row).map(|record| hand_over(producer, &record, payload)) {
-                    Ok(Handed::Over) => break,
-                    Ok(Handed::QueueFull) => tokio::time::sleep(QUEUE_FULL_PAUSE).await,
-                    Err(reason) => {
-                        rejected.push(Rejected { reason, payload: Bytes::copy_from_slice(payload) });
-                        break;
-                    }
-                }
-            }
-        }
-        rejected.extend(deliveries.take_rejected());
-        Ok(rejected)
+        let sender = self.sender.as_ref().ok_or_else(not_open)?;
+        sender.deliveries.room().await?;
+        sender.push(records, encoded);
+        Ok(sender.deliveries.take_rejected())
     }
 
     async fn flush(&mut self) -> Result<Flushed, ConnectorError> {
-        let deliveries = self.producer()?.context().clone();
+        let deliveries = &self.sender.as_ref().ok_or_else(not_open)?.deliveries;
         // Ends within delivery_timeout, because librdkafka gives every message an answer by then.
         deliveries.all_done().await?;
         Ok(Flushed { rejected: deliveries.take_rejected(), state: None })
     }
 
     async fn close(&mut self) -> Result<(), ConnectorError> {
-        let Some(producer) = self.producer.take() else { return Ok(()) };
-        // It joins its thread, and gives messages up that are still under way (there are none after a flush).
-        tokio::task::spawn_blocking(move || drop(producer))
-            .await
-            .map_err(|_| ConnectorError::retry("the Kafka producer could not be closed"))
-    }
-}
-
-impl Drop for KafkaSink {
-    fn drop(&mut self) {
-        if let Some(producer) = self.producer.take() {
-            // Not here: it would block a thread of the runtime.
-            std::thread::spawn(move || drop(producer));
+        let Some(thread) = self.sender.take().and_then(|mut sender| sender.stop()) else { return Ok(()) };
+        // It gives messages up that are still under way (there are none after a flush).
+        match tokio::task::spawn_blocking(move || thread.join()).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(ConnectorError::retry("the Kafka producer could not be closed")),
         }
     }
 }

@@ -12,9 +12,10 @@ use rdkafka::types::RDKafkaType;
 use tokio::sync::oneshot;
 
 use super::assignment::{Context, Start};
-use super::batch::BATCH_BYTES_LIMIT;
+use super::batch::{BATCH_BYTES_LIMIT, BatchMax};
 use super::connection::{Connection, Health, Identity, check, configuration_error, milliseconds};
 use super::consumer::{LastWords, Reader, Shared};
+use super::native::BatchConsumer;
 use super::source_options::{AssignmentStrategy, IsolationLevel, KafkaSourceConfig, StartOffset};
 use crate::error::ConnectorError;
 use crate::position::Positions;
@@ -25,8 +26,6 @@ use crate::units::ByteSize;
 const CLOSE_TIMEOUT: StdDuration = StdDuration::from_secs(18);
 /// How often lag is measured.
 const STATISTICS_INTERVAL_MS: &str = "1000";
-/// While nobody takes batches, partitions are paused after so long at the latest.
-const PAUSE_AFTER_MAX: StdDuration = StdDuration::from_secs(30);
 /// What may be changed through the `librdkafka` map.
 const DEFAULTS: &[(&str, &str)] = &[
     // The default, a second, stalls a consumer that is faster than its brokers.
@@ -61,10 +60,11 @@ impl KafkaSourceConfig {
             topics: self.checked_topics()?,
             start: self.start()?,
             read_committed: self.isolation_level == IsolationLevel::ReadCommitted,
-            pause_after: (self.max_poll.0 / 4).min(PAUSE_AFTER_MAX),
             metadata: context.metadata.clone(),
-            rows_max: context.batch_rows_max.max(1),
-            bytes_max: context.batch_bytes_max.clamp(1, BATCH_BYTES_LIMIT),
+            max: BatchMax {
+                rows: context.batch_rows_max.max(1),
+                bytes: context.batch_bytes_max.clamp(1, BATCH_BYTES_LIMIT),
+            },
             reader: None,
         }))
     }
@@ -183,10 +183,8 @@ struct KafkaSource {
     topics: Vec<String>,
     start: Start,
     read_committed: bool,
-    pause_after: StdDuration,
     metadata: Vec<String>,
-    rows_max: usize,
-    bytes_max: usize,
+    max: BatchMax,
     reader: Option<Running>,
 }
 
@@ -211,16 +209,19 @@ impl Source for KafkaSource {
         let health = Health::new(self.identity.clone());
         let context = Context::new(shared.clone(), health, self.start, self.read_committed);
         let consumer: BaseConsumer<Context> = self.client.create_with_context(context).map_err(configuration_error)?;
+        let consumer = BatchConsumer::new(consumer, shared.inbox.clone()).map_err(configuration_error)?;
         let topics: Vec<_> = self.topics.iter().map(String::as_str).collect();
-        consumer.subscribe(&topics).map_err(|error| ConnectorError::configuration("topics", error.to_string()))?;
+        consumer
+            .base()
+            .subscribe(&topics)
+            .map_err(|error| ConnectorError::configuration("topics", error.to_string()))?;
         let (end, ended) = oneshot::channel();
-        let (metadata, rows_max, bytes_max) = (self.metadata.clone(), self.rows_max, self.bytes_max);
-        let (pause_after, for_thread) = (self.pause_after, shared.clone());
+        let (metadata, max, for_thread) = (self.metadata.clone(), self.max, shared.clone());
         let thread = std::thread::Builder::new()
             .name("kafka-source".to_owned())
             .spawn(move || {
                 let last_words = LastWords(for_thread.clone());
-                Reader::new(consumer, for_thread, metadata, (rows_max, bytes_max), pause_after).run();
+                Reader::new(consumer, for_thread, metadata, max).run();
                 drop(last_words);
                 // Nobody may be waiting for this any more.
                 end.send(()).ok();
@@ -240,7 +241,7 @@ impl Source for KafkaSource {
                 (state.take(), state.ended)
             };
             if let Some(event) = event {
-                shared.wake_thread();
+                shared.taken();
                 return event;
             }
             if ended {
@@ -253,7 +254,7 @@ impl Source for KafkaSource {
     async fn commit(&mut self, upto: &Positions) -> Result<(), ConnectorError> {
         let shared = &self.running()?.shared;
         shared.lock().set_commit(upto);
-        shared.wake_thread();
+        shared.wake();
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! Makes the tasks of a run: cuts the graph into stages, makes the edges between them, restores state. Spawns nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -249,6 +249,7 @@ impl<'a> Assembly<'a> {
             source,
             decoder: plan.decoder().map_err(failed)?,
             schema: plan.schema.clone(),
+            keeps_message: plan.keeps_message,
             metadata: plan.metadata.iter().map(|(column, _)| column.clone()).collect(),
             clock,
             linger: plan.linger,
@@ -281,7 +282,7 @@ impl<'a> Assembly<'a> {
                 continue;
             }
             let late = self.late(*id, node, &mut edges);
-            let mut operator = self.operator(node).await?;
+            let mut operator = operator(self.plan, node).await?;
             self.restore(node, operator.as_mut(), shard, self.stages[stage].shards)?;
             links.push(Link {
                 name: node.name.clone(),
@@ -295,7 +296,14 @@ impl<'a> Assembly<'a> {
         if self.stages[stage].source.is_none() {
             entry = vec![Target::Operator(0)];
         }
-        Ok(Chain { links, edges, dead_letters: self.dead_letters.clone(), entry, states: Vec::new() })
+        Ok(Chain {
+            links,
+            edges,
+            dead_letters: self.dead_letters.clone(),
+            entry,
+            states: Vec::new(),
+            queue: VecDeque::new(),
+        })
     }
 
     /// Where the rows of node `id` go: operators of the same stage, other stages, sinks.
@@ -358,22 +366,6 @@ impl<'a> Assembly<'a> {
         }
     }
 
-    async fn operator(&self, node: &Node) -> Result<Box<dyn Operator>, RunError> {
-        let step = node.step.clone().unwrap_or_default();
-        let on_error = self.plan.routes.get(&step).map_or(OnError::default(), |routes| routes.on_error);
-        Ok(match &node.kind {
-            NodeKind::Source(_) => return Err(RunError::fatal(&node.name, "a source is no operator")),
-            NodeKind::Region(region) => {
-                let instance = region.instantiate().await;
-                let instance =
-                    instance.map_err(|error| RunError::fatal(format!("step {step}"), error.strip_backtrace()))?;
-                Box::new(Stateless::new(instance, step, on_error))
-            }
-            NodeKind::WindowAssign(window) => Box::new(WindowAssign::new(window.clone(), node.schema.clone(), step)),
-            NodeKind::Aggregate(plan) => Box::new(WindowAggregate::new(plan.clone(), step)),
-        })
-    }
-
     /// Gives `operator` its part of the snapshot, where that is of the same operator.
     fn restore(&self, node: &Node, operator: &mut dyn Operator, shard: usize, shards: usize) -> Result<(), RunError> {
         let fingerprints = self.plan.fingerprints();
@@ -395,4 +387,21 @@ impl<'a> Assembly<'a> {
         }
         Ok(())
     }
+}
+
+/// The operator of `node`, without state.
+pub(crate) async fn operator(plan: &Plan, node: &Node) -> Result<Box<dyn Operator>, RunError> {
+    let step = node.step.clone().unwrap_or_default();
+    let on_error = plan.routes.get(&step).map_or(OnError::default(), |routes| routes.on_error);
+    Ok(match &node.kind {
+        NodeKind::Source(_) => return Err(RunError::fatal(&node.name, "a source is no operator")),
+        NodeKind::Region(region) => {
+            let instance = region.instantiate().await;
+            let instance =
+                instance.map_err(|error| RunError::fatal(format!("step {step}"), error.strip_backtrace()))?;
+            Box::new(Stateless::new(instance, step, on_error))
+        }
+        NodeKind::WindowAssign(window) => Box::new(WindowAssign::new(window.clone(), node.schema.clone(), step)),
+        NodeKind::Aggregate(aggregate) => Box::new(WindowAggregate::new(aggregate.clone(), step)?),
+    })
 }

@@ -52,21 +52,22 @@ pub(crate) struct Chain {
     pub(crate) entry: Vec<Target>,
     /// States taken at the barrier that went through last, by node.
     pub(crate) states: Vec<(String, RecordBatch)>,
+    /// What is under way; empty between elements, kept to reuse its memory.
+    pub(crate) queue: VecDeque<(Target, usize, Element)>,
 }
 
 impl Chain {
     /// Takes `element` through the chain; `input` is the number of the first operator's input that it is for.
     pub(crate) async fn feed(&mut self, input: usize, element: Element) -> Result<(), Interrupt> {
-        let mut queue: VecDeque<(Target, usize, Element)> = VecDeque::new();
-        let entry = std::mem::take(&mut self.entry);
-        enqueue(&mut queue, &entry, input, element);
-        self.entry = entry;
+        let mut queue = std::mem::take(&mut self.queue);
+        enqueue(&mut queue, &self.entry, input, element);
         while let Some((target, input, element)) = queue.pop_front() {
             match target {
                 Target::Edge(edge) => self.edges[edge].send(element).await?,
                 Target::Operator(index) => self.operate(index, input, element, &mut queue).await?,
             }
         }
+        self.queue = queue;
         Ok(())
     }
 
@@ -91,10 +92,8 @@ impl Chain {
             }
             Element::Watermark(Watermark::Idle) => Some(element),
             Element::Barrier(_) => {
-                if let Some(state) = link.operator.snapshot()? {
-                    link.metrics.state_rows.set(link.operator.state_size().rows as i64);
-                    self.states.push((link.name.clone(), state));
-                }
+                link.metrics.state_rows.set(link.operator.state_size().rows as i64);
+                self.states.extend(link.operator.snapshot()?.into_iter().map(|state| (link.name.clone(), state)));
                 Some(element)
             }
             Element::End => {

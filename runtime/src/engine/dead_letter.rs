@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampNanosecondArray};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampNanosecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use base64::Engine as _;
 use bytes::Bytes;
@@ -14,6 +14,9 @@ use crate::engine::error::{Closed, RunError};
 use crate::engine::sink_task::WithRetry;
 use crate::metrics::PipelineMetrics;
 
+/// The last column of rows of which not all columns were decoded: the message that they came in, so that a letter about
+/// such a row has everything.
+pub(crate) const MESSAGE: &str = "__message";
 /// The most letters waiting; a full box stops its senders.
 pub(crate) const LETTERS_WAITING_MAX: usize = 1024;
 /// The name of its sink in snapshots; no sink of a pipeline may have it.
@@ -39,7 +42,13 @@ pub(crate) struct Letter {
 impl Letter {
     /// A letter about the one row of `row`.
     pub(crate) fn row(component: String, reason: &str, row: &RecordBatch) -> Self {
-        Self { component, reason: reason.to_owned(), payload: None, metadata: None, row: Some(as_json(row)) }
+        let mut letter = Self { component, reason: reason.to_owned(), payload: None, metadata: None, row: None };
+        let message = row.schema().index_of(MESSAGE).ok().filter(|_| row.num_rows() > 0);
+        let messages = message.and_then(|column| row.column(column).as_binary_opt::<i32>());
+        letter.payload = messages.filter(|m| !m.is_null(0)).map(|m| Bytes::copy_from_slice(m.value(0)));
+        let columns = (0..row.num_columns()).filter(|column| Some(*column) != message).collect::<Vec<_>>();
+        letter.row = Some(row.project(&columns).as_ref().map_or_else(ToString::to_string, as_json));
+        letter
     }
 }
 
@@ -220,9 +229,19 @@ fn report(pipeline: &str, rejected: &[millstream_connectors::Rejected]) {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Array;
+    use arrow::array::{BinaryArray, Int64Array};
 
     use super::*;
+
+    #[test]
+    fn a_letter_about_a_narrowed_row_has_the_whole_message() {
+        let message = br#"{"a":1,"b":"not decoded"}"#;
+        let columns: [(_, ArrayRef); 2] =
+            [("a", Arc::new(Int64Array::from(vec![1]))), (MESSAGE, Arc::new(BinaryArray::from_vec(vec![message])))];
+        let letter = Letter::row("step q".into(), "late", &RecordBatch::try_from_iter(columns).unwrap());
+        assert_eq!(letter.row.as_deref(), Some(r#"{"a":1}"#));
+        assert_eq!(letter.payload.as_deref(), Some(&message[..]));
+    }
 
     #[test]
     fn bytes_that_are_no_text_are_kept_as_base64() {

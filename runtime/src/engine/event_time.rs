@@ -9,14 +9,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, BooleanArray, Int64Array, RecordBatch};
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Int64Type};
+use arrow::array::{Array, BooleanArray, RecordBatch};
+use arrow::buffer::ScalarBuffer;
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::engine::element::{Element, Watermark};
+use crate::engine::times;
 use crate::sql::tumble::unit_ns;
 
 /// The event time of a source, as planned.
@@ -65,6 +67,16 @@ pub(crate) struct Timed {
     pub(crate) refused: Vec<(RecordBatch, String)>,
 }
 
+/// The times of a batch's rows. All of them can be had in nanoseconds.
+struct Times {
+    /// In units of `factor` nanoseconds.
+    values: ScalarBuffer<i64>,
+    factor: i64,
+    /// The first and the last time, in nanoseconds.
+    oldest: i64,
+    newest: i64,
+}
+
 impl EventClock {
     /// A clock that goes on from `state`.
     pub(crate) fn new(plan: EventTimePlan, state: &ClockState, now: Instant) -> Self {
@@ -108,36 +120,59 @@ impl EventClock {
         wall_ns: i64,
     ) -> Result<Timed, ArrowError> {
         let mut timed = Timed::default();
-        let (batch, times) = self.usable(batch, wall_ns, &mut timed)?;
-        if batch.num_rows() == 0 {
-            return Ok(timed);
-        }
+        let (batch, times) = match self.all_usable(&batch, wall_ns)? {
+            Some(times) => (batch, times),
+            None => match self.usable(batch, wall_ns, &mut timed)? {
+                Some(usable) => usable,
+                None => return Ok(timed),
+            },
+        };
         let others = self.minimum_of_others(partition);
-        let delay = self.delay_ns;
         let own =
             self.partitions.entry(partition.clone()).or_insert(Partition { newest: None, last_row: now, idle: false });
         own.last_row = now;
         own.idle = false;
-        let mut newest = own.newest;
-        let mut start = 0;
-        for (row, time) in times.values().iter().enumerate() {
-            let reached = newest.map(|newest: i64| newest.saturating_sub(delay).min(others));
-            if let Some(reached) = reached.filter(|reached| time < reached && self.watermark < Some(*reached)) {
-                if row > start {
-                    timed.elements.push(Element::Batch(batch.slice(start, row - start)));
-                }
-                timed.elements.push(Element::Watermark(Watermark::At(reached)));
-                self.watermark = Some(reached);
-                start = row;
-            }
-            newest = newest.max(Some(*time));
-        }
-        timed.elements.push(Element::Batch(batch.slice(start, batch.num_rows() - start)));
-        if let Some(own) = self.partitions.get_mut(partition) {
-            own.newest = newest;
-        }
+        let before = own.newest;
+        own.newest = before.max(Some(times.newest));
+        self.cut(batch, &times, before, others, &mut timed.elements);
         timed.elements.extend(self.advance());
         Ok(timed)
+    }
+
+    /// Adds `batch` to `elements`, cut just before every row that is below the watermark that the rows before it have
+    /// reached. `newest` is the newest time before the batch; the watermark does not go further than `others`.
+    fn cut(
+        &mut self,
+        batch: RecordBatch,
+        times: &Times,
+        newest: Option<i64>,
+        others: i64,
+        elements: &mut Vec<Element>,
+    ) {
+        let delay = self.delay_ns;
+        let reach = |newest: i64| newest.saturating_sub(delay).min(others);
+        let mut start = 0;
+        // What is not older than where the watermark is at the batch's end is not late before.
+        if times.oldest < reach(newest.map_or(times.newest, |newest| newest.max(times.newest))) {
+            let mut newest = newest.unwrap_or(i64::MIN);
+            let mut reached = if newest == i64::MIN { i64::MIN } else { reach(newest) };
+            for (row, value) in times.values.iter().enumerate() {
+                let time = value * times.factor;
+                if time < reached && self.watermark < Some(reached) {
+                    if row > start {
+                        elements.push(Element::Batch(batch.slice(start, row - start)));
+                    }
+                    elements.push(Element::Watermark(Watermark::At(reached)));
+                    self.watermark = Some(reached);
+                    start = row;
+                }
+                if time > newest {
+                    newest = time;
+                    reached = reach(newest);
+                }
+            }
+        }
+        elements.push(Element::Batch(if start == 0 { batch } else { batch.slice(start, batch.num_rows() - start) }));
     }
 
     /// For so long nothing was read, because what comes after the source was busy: rows may have been waiting, so that
@@ -184,28 +219,43 @@ impl EventClock {
         others.map(|(_, p)| p.newest.map_or(i64::MIN, |n| n.saturating_sub(self.delay_ns))).min().unwrap_or(i64::MAX)
     }
 
-    /// The rows with a usable time, and their times in nanoseconds.
+    /// The largest time that a row may have.
+    fn limit(&self, wall_ns: i64) -> Option<i64> {
+        let ahead = self.plan.max_ahead?;
+        Some(wall_ns.saturating_add(i64::try_from(ahead.as_nanos()).unwrap_or(i64::MAX)))
+    }
+
+    /// The times of `batch`, where every row has a usable one.
+    fn all_usable(&self, batch: &RecordBatch, wall_ns: i64) -> Result<Option<Times>, ArrowError> {
+        let column = batch.column(self.plan.column);
+        let (values, factor) = raw(column)?;
+        if column.null_count() > 0 {
+            return Ok(None);
+        }
+        let Some((oldest, newest)) = times::extent(values) else { return Ok(None) };
+        let (Some(oldest), Some(newest)) = (oldest.checked_mul(factor), newest.checked_mul(factor)) else {
+            return Ok(None);
+        };
+        if self.limit(wall_ns).is_some_and(|limit| newest > limit) {
+            return Ok(None);
+        }
+        Ok(Some(Times { values: values.clone(), factor, oldest, newest }))
+    }
+
+    /// The rows of `batch` with a usable time, and their times, if there are any. The others are refused.
     fn usable(
         &self,
         batch: RecordBatch,
         wall_ns: i64,
         timed: &mut Timed,
-    ) -> Result<(RecordBatch, Int64Array), ArrowError> {
+    ) -> Result<Option<(RecordBatch, Times)>, ArrowError> {
         let column = batch.column(self.plan.column);
-        let DataType::Timestamp(unit, _) = column.data_type() else {
-            return Err(ArrowError::SchemaError("the event time is no timestamp".into()));
-        };
-        let factor = unit_ns(*unit);
-        let values = cast(column, &DataType::Int64)?;
-        let values = values.as_primitive::<Int64Type>();
-        let limit = self
-            .plan
-            .max_ahead
-            .map(|ahead| wall_ns.saturating_add(i64::try_from(ahead.as_nanos()).unwrap_or(i64::MAX)));
+        let (values, factor) = raw(column)?;
+        let limit = self.limit(wall_ns);
         let mut times = Vec::with_capacity(batch.num_rows());
-        let mut refused = Vec::new();
-        for row in 0..batch.num_rows() {
-            let time = (!values.is_null(row)).then(|| values.value(row).checked_mul(factor));
+        let mut keep = vec![true; batch.num_rows()];
+        for (row, kept) in keep.iter_mut().enumerate() {
+            let time = (!column.is_null(row)).then(|| values[row].checked_mul(factor));
             let reason = match time {
                 None => "the event time is null",
                 Some(None) => "the event time is outside the years 1678 to 2261",
@@ -217,15 +267,20 @@ impl EventClock {
                     continue;
                 }
             };
-            refused.push(row);
+            *kept = false;
             timed.refused.push((batch.slice(row, 1), reason.to_owned()));
         }
-        if refused.is_empty() {
-            return Ok((batch, times.into()));
-        }
-        let mut keep = vec![true; batch.num_rows()];
-        refused.into_iter().for_each(|row| keep[row] = false);
-        Ok((filter_record_batch(&batch, &BooleanArray::from(keep))?, times.into()))
+        let Some((oldest, newest)) = times::extent(&times) else { return Ok(None) };
+        let batch = filter_record_batch(&batch, &BooleanArray::from(keep))?;
+        Ok(Some((batch, Times { values: times.into(), factor: 1, oldest, newest })))
+    }
+}
+
+/// The values of a time column, and how many nanoseconds their unit has.
+fn raw(column: &dyn Array) -> Result<(&ScalarBuffer<i64>, i64), ArrowError> {
+    match column.data_type() {
+        DataType::Timestamp(unit, _) => Ok((times::values(column)?, unit_ns(*unit))),
+        _ => Err(ArrowError::SchemaError("the event time is no timestamp".into())),
     }
 }
 

@@ -4,6 +4,7 @@
 //! runs. The hash is not stored anywhere: a snapshot's rows are hashed again when it is restored.
 
 use arrow::array::{ArrayRef, RecordBatch, UInt32Array};
+use arrow::buffer::ScalarBuffer;
 use arrow::compute::take;
 use arrow::error::ArrowError;
 use datafusion::common::hash_utils::{RandomState, create_hashes};
@@ -66,21 +67,49 @@ impl Exchange {
 
     fn split(&self, batch: &RecordBatch) -> Result<Vec<Option<RecordBatch>>, RunError> {
         let failed = |error: ArrowError| RunError::fatal("exchange", error);
-        let mut rows: Vec<Vec<u32>> = vec![Vec::new(); self.senders.len()];
-        for (row, group) in key_groups(batch, &self.keys).map_err(failed)?.into_iter().enumerate() {
-            rows[shard_of(group, self.senders.len())].push(row as u32);
-        }
-        let parts = rows.into_iter().map(|rows| match rows.len() {
-            0 => Ok(None),
-            n if n == batch.num_rows() => Ok(Some(batch.clone())),
-            _ => {
-                let rows = UInt32Array::from(rows);
-                let columns = batch.columns().iter().map(|column| take(column, &rows, None));
-                RecordBatch::try_new(batch.schema(), columns.collect::<Result<Vec<_>, _>>()?).map(Some)
+        let shards = self.senders.len();
+        let groups = key_groups(batch, &self.keys).map_err(failed)?;
+        let (rows, ends) = rows_by_shard(&groups, shards);
+        let rows = ScalarBuffer::from(rows);
+        let parts = (0..shards).map(|shard| {
+            let start = if shard == 0 { 0 } else { ends[shard - 1] };
+            let length = ends[shard] - start;
+            if length == 0 {
+                return Ok(None);
             }
+            if length == batch.num_rows() {
+                return Ok(Some(batch.clone()));
+            }
+            let rows = UInt32Array::new(rows.slice(start, length), None);
+            let columns = batch.columns().iter().map(|column| take(column, &rows, None));
+            RecordBatch::try_new(batch.schema(), columns.collect::<Result<Vec<_>, _>>()?).map(Some)
         });
         parts.collect::<Result<Vec<_>, ArrowError>>().map_err(failed)
     }
+}
+
+/// The rows by shard, in order within each, and where the rows of each shard end.
+fn rows_by_shard(groups: &[u16], shards: usize) -> (Vec<u32>, Vec<usize>) {
+    let mut per_group = [0_usize; KEY_GROUPS as usize];
+    groups.iter().for_each(|group| per_group[usize::from(*group)] += 1);
+    // Where the next row of each shard goes. Shards are made of key groups that follow each other.
+    let mut ends = vec![0; shards];
+    (0..KEY_GROUPS).for_each(|group| ends[shard_of(group, shards)] += per_group[usize::from(group)]);
+    let mut next = Vec::with_capacity(shards);
+    ends.iter_mut().fold(0, |before, end| {
+        next.push(before);
+        *end += before;
+        *end
+    });
+    let mut shard = [0_u8; KEY_GROUPS as usize];
+    (0..KEY_GROUPS).for_each(|group| shard[usize::from(group)] = shard_of(group, shards) as u8);
+    let mut rows = vec![0; groups.len()];
+    for (row, group) in groups.iter().enumerate() {
+        let next = &mut next[usize::from(shard[usize::from(*group)])];
+        rows[*next] = row as u32;
+        *next += 1;
+    }
+    (rows, ends)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub(crate) mod event_time;
 pub(crate) mod exchange;
 pub(crate) mod gate;
 pub(crate) mod ingestor;
+pub(crate) mod keyed;
 pub(crate) mod operator;
 pub(crate) mod operators;
 pub(crate) mod pipeline;
@@ -28,3 +29,4 @@ pub(crate) mod stage_task;
 pub(crate) mod table_task;
 #[cfg(test)]
 mod tests;
+pub(crate) mod times;

@@ -19,12 +19,12 @@ pub(crate) trait Operator: Send {
         Ok(())
     }
 
-    /// The state at a barrier, as rows: what [`Operator::restore`] needs. `None` for operators without state.
-    fn snapshot(&mut self) -> Result<Option<RecordBatch>, RunError> {
-        Ok(None)
+    /// The state at a barrier, as rows, in as many batches as suit it: what [`Operator::restore`] needs, one by one.
+    fn snapshot(&mut self) -> Result<Vec<RecordBatch>, RunError> {
+        Ok(vec![])
     }
 
-    /// Takes back the state of all shards of a former run; it keeps the rows of the key groups that `keep` accepts.
+    /// Takes back a batch of state of any shard of a former run; it keeps the rows of the key groups that `keep` accepts.
     fn restore(&mut self, state: &RecordBatch, keep: &dyn Fn(u16) -> bool) -> Result<(), RunError> {
         let (_, _) = (state, keep);
         Ok(())

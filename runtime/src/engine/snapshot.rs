@@ -37,7 +37,7 @@ pub(crate) struct Snapshot {
     pub(crate) fingerprints: BTreeMap<String, String>,
     /// By stage (the name of its first node): how far event time had come on all its inputs.
     pub(crate) watermarks: BTreeMap<String, i64>,
-    /// By node, several where it has several shards.
+    /// By node, several where it has several shards or much state.
     pub(crate) states: Vec<(String, RecordBatch)>,
 }
 

@@ -5,6 +5,7 @@
 
 mod functions;
 pub(crate) mod graph;
+mod projection;
 mod sinks;
 mod sources;
 mod steps;
@@ -145,11 +146,15 @@ async fn build(
     };
     let mut builder =
         Builder { name: &name, spec, gaps, base_dir: &base_dir, environment, session: &session, streams, unknown };
-    let (sources, tables) = builder.sources(&mut graph, problems).await;
+    let (mut sources, tables) = builder.sources(&mut graph, problems).await;
     let outputs = builder.steps(&mut graph, &functions.hashes, problems).await;
     let sinks = builder.sinks(&graph, &outputs, problems);
     let dead_letter = builder.dead_letter(problems)?;
     warn_unused(spec, &graph, &sinks, problems);
+    if let Err(error) = projection::narrow(&mut graph, &mut sources, &sinks) {
+        problems.push(Problem::new(["sources"], error.strip_backtrace()));
+        return None;
+    }
     let routes = spec
         .steps
         .iter()

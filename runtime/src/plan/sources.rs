@@ -35,8 +35,10 @@ pub(crate) struct SourcePlan {
     pub(crate) context: SourceContext,
     pub(crate) format: FormatConfig,
     pub(crate) decode: DecodeOptions,
-    /// The columns with the metadata columns.
+    /// The columns with the metadata columns, and last the message where `keeps_message` is set.
     pub(crate) schema: SchemaRef,
+    /// Not all columns are decoded, and rows bring their messages with them (see `projection.rs`).
+    pub(crate) keeps_message: bool,
     /// The names of the metadata columns, and the fields that fill them.
     pub(crate) metadata: Vec<(String, MetadataField)>,
     pub(crate) event_time: Option<EventTimePlan>,
@@ -174,6 +176,7 @@ impl Builder<'_> {
                 timestamp_units: columns.units,
             },
             schema: schema.clone(),
+            keeps_message: false,
             metadata,
             event_time,
             linger: spec.linger.0,

@@ -82,7 +82,7 @@ impl Lowering<'_> {
 
     /// What the operator's state depends on: window, keys, aggregates, their types, and the modules that they call.
     fn fingerprint(&self, aggregate: &Aggregate) -> String {
-        let mut text = String::from("aggregate 1\n");
+        let mut text = String::from("aggregate 2\n");
         let mut windows = Vec::new();
         let walked = datafusion::common::tree_node::TreeNode::apply(aggregate.input.as_ref(), |node: &LogicalPlan| {
             if let Some((_, provider)) = crate::sql::relation::as_stream(node)

@@ -9,6 +9,7 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod clock;
+pub(crate) mod direct;
 pub(crate) mod expression;
 pub(crate) mod lower;
 pub(crate) mod marks;

@@ -2,14 +2,17 @@
 //!
 //! The physical plan is made once per shard. Before each run the batch is put into the plan's slot and the plan's
 //! state is reset. What a reset must not throw away is the hash table that a join has built over a table: it is kept
-//! until the table is refreshed.
+//! until the table is refreshed. Plans that only filter and compute columns are not executed at all: their expressions
+//! are evaluated by [`direct`].
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, Result};
+use datafusion::datasource::provider_as_source;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
@@ -17,7 +20,8 @@ use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceC
 use datafusion::physical_plan::joins::HashJoinExec;
 use futures::TryStreamExt;
 
-use crate::sql::relation::{Leaf, LeafExec, TableRows};
+use crate::sql::direct::{self, Branch};
+use crate::sql::relation::{Leaf, LeafExec, SlotRelation, TableRows, as_slot, internal};
 
 /// After so many runs everything is reset, because a kept join gathers metrics with every run.
 const RUNS_PER_FULL_RESET: u32 = 1024;
@@ -52,6 +56,43 @@ impl Region {
         &self.schema
     }
 
+    /// The columns that the SQL reads of the region's input `input`; `None` where it may be all.
+    pub(crate) fn reads(&self, input: usize) -> Option<BTreeSet<usize>> {
+        let mut columns = Some(BTreeSet::new());
+        let walked = self.plan.apply_with_subqueries(|node| {
+            if let Some(scan) = as_slot(node, input) {
+                match (&scan.projection, &mut columns) {
+                    (Some(projection), Some(columns)) => columns.extend(projection),
+                    _ => columns = None,
+                }
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        walked.ok().and(columns)
+    }
+
+    /// The input `input` now has the columns of `schema`, which are those that were `keep` before.
+    pub(crate) fn narrow(&mut self, input: usize, schema: &SchemaRef, keep: &[usize]) -> Result<()> {
+        let narrowed = self.plan.clone().transform_down_with_subqueries(|node| {
+            let Some(scan) = as_slot(&node, input) else {
+                return Ok(Transformed::no(node));
+            };
+            let mut scan = scan.clone();
+            let place = |column: &usize| keep.iter().position(|kept| kept == column);
+            scan.projection = match &scan.projection {
+                Some(projection) => projection.iter().map(place).collect(),
+                None => None,
+            };
+            if scan.projection.is_none() {
+                return Err(internal("a column that the SQL reads is gone"));
+            }
+            scan.source = provider_as_source(Arc::new(SlotRelation { index: input, schema: schema.clone() }));
+            Ok(Transformed::yes(LogicalPlan::TableScan(scan)))
+        })?;
+        self.plan = narrowed.data;
+        Ok(())
+    }
+
     /// A physical plan with slots of its own, for one shard.
     pub(crate) async fn instantiate(&self) -> Result<RegionInstance> {
         let plan = self.state.query_planner().create_physical_plan(&self.plan, &self.state).await?;
@@ -65,7 +106,9 @@ impl Region {
             }
             Ok(TreeNodeRecursion::Continue)
         })?;
-        Ok(RegionInstance { plan, slots, tables, context: self.state.task_ctx(), schema: self.schema.clone(), runs: 0 })
+        let context = self.state.task_ctx();
+        let direct = direct::branches(&plan);
+        Ok(RegionInstance { plan, direct, slots, tables, context, schema: self.schema.clone(), runs: 0 })
     }
 }
 
@@ -74,6 +117,8 @@ type Slot = Arc<Mutex<Option<RecordBatch>>>;
 /// A physical plan, for one shard. Never run by two tasks at once: running needs `&mut`.
 pub(crate) struct RegionInstance {
     plan: Arc<dyn ExecutionPlan>,
+    /// What the plan does, where that can be done without executing it.
+    direct: Option<Vec<Branch>>,
     slots: Vec<(usize, Slot)>,
     /// The tables that the plan reads, and their rows at the last run.
     tables: Vec<(TableRows, Arc<RecordBatch>)>,
@@ -85,11 +130,25 @@ pub(crate) struct RegionInstance {
 impl RegionInstance {
     /// The result of the SQL where `batch` is all that the region's input number `input` holds.
     pub(crate) async fn run(&mut self, input: usize, batch: &RecordBatch) -> Result<Vec<RecordBatch>> {
+        if let Some(branches) = &self.direct {
+            return direct::run(branches, &self.schema, input, batch);
+        }
         self.reset()?;
         self.fill(Some((input, batch)));
         let result = self.execute().await;
         self.fill(None);
         result
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct.is_some()
+    }
+
+    /// The same, run by its plan.
+    #[cfg(test)]
+    pub(crate) fn planned(self) -> Self {
+        Self { direct: None, ..self }
     }
 
     fn fill(&self, filled: Option<(usize, &RecordBatch)>) {

@@ -129,6 +129,14 @@ pub(crate) fn stream_of(provider: &Arc<dyn TableProvider>) -> Option<&StreamRela
     any.downcast_ref()
 }
 
+/// The scan of the input number `index`, if `plan` is one.
+pub(crate) fn as_slot(plan: &LogicalPlan, index: usize) -> Option<&TableScan> {
+    let LogicalPlan::TableScan(scan) = plan else { return None };
+    let provider = datafusion::datasource::source_as_provider(&scan.source).ok()?;
+    let any: &dyn Any = provider.as_ref();
+    any.downcast_ref::<SlotRelation>().is_some_and(|slot| slot.index == index).then_some(scan)
+}
+
 /// Where a leaf's rows come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Leaf {
@@ -152,6 +160,11 @@ pub(crate) struct LeafExec {
 const STREAM_ROWS_CLAIMED: usize = 1 << 40;
 
 impl LeafExec {
+    /// Which columns of its rows it gives; `None` for all.
+    pub(crate) fn projection(&self) -> Option<&Vec<usize>> {
+        self.projection.as_ref()
+    }
+
     fn create(leaf: Leaf, schema: SchemaRef, projection: Option<&Vec<usize>>) -> Result<Arc<dyn ExecutionPlan>> {
         let projected = match projection {
             Some(columns) => Arc::new(schema.project(columns)?),

@@ -2,6 +2,11 @@
 
 mod decode;
 mod encode;
+mod keys;
+mod malformed;
+mod row;
+mod scan;
+mod string;
 
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
@@ -68,6 +73,11 @@ pub enum NullStyle {
 }
 
 impl JsonConfig {
+    /// True where a message that is read makes exactly one row.
+    pub fn one_row_per_message(&self) -> bool {
+        self.layout == JsonLayout::Object
+    }
+
     pub(super) fn decoder(&self, options: DecodeOptions) -> Result<Box<dyn Decoder>, ConnectorError> {
         Ok(Box::new(decode::JsonDecoder::new(self, &options)?))
     }

@@ -1,7 +1,9 @@
 //! What the formats promise, seen from outside: through [`FormatConfig`], decoders and encoders.
 
 mod csv;
+mod equal;
 mod json;
+mod reference;
 mod roundtrip;
 
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Value, json};
 
-use super::{DecodeOptions, Decoded, Decoder, FormatConfig};
+use super::{DecodeError, DecodeOptions, Decoded, Decoder, FormatConfig};
 
 fn format(config: Value) -> FormatConfig {
     serde_json::from_value(config).unwrap()

@@ -1,5 +1,7 @@
-//! One operator per file.
+//! One operator per file, and what they share.
 
 pub(crate) mod aggregate;
+mod aggregate_state;
 pub(crate) mod stateless;
 pub(crate) mod window_assign;
+pub(crate) mod window_parts;

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray, RecordBatch};
-use arrow::compute::{cast, filter_record_batch, not};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::error::ArrowError;
 use async_trait::async_trait;
 
 use crate::engine::dead_letter::Letter;
 use crate::engine::error::RunError;
 use crate::engine::operator::{Operator, Output};
+use crate::engine::times;
 use crate::sql::tumble::{Tumble, unit_ns};
 
 /// Assigns windows.
@@ -26,6 +28,105 @@ impl WindowAssign {
     pub(crate) fn new(window: Tumble, schema: SchemaRef, step: String) -> Self {
         Self { window, schema, step, watermark: i64::MIN }
     }
+
+    fn failed(&self, error: impl ToString) -> RunError {
+        RunError::fatal(format!("step {}", self.step), error)
+    }
+
+    /// The bounds of the window that holds `value`, which is in units of `factor` nanoseconds.
+    fn bounds(&self, value: i64, factor: i64) -> Option<(i64, i64)> {
+        bounds(value.checked_mul(factor)?, self.window.size_ns, self.window.offset_ns)
+    }
+
+    /// The bounds of every row in the unit of `values`, where all rows have a window and none is late.
+    fn all_on_time(&self, column: &ArrayRef, values: &[i64], factor: i64) -> Option<Bounds> {
+        if column.null_count() > 0 {
+            return None;
+        }
+        let (low, high) = times::extent(values)?;
+        // What lies between has a window too.
+        let (first, last) = (self.bounds(low, factor)?, self.bounds(high, factor)?);
+        if first.1 <= self.watermark {
+            return None;
+        }
+        let mut all = Bounds { starts: Vec::with_capacity(values.len()), ends: Vec::with_capacity(values.len()) };
+        let raw = |(start, end): (i64, i64)| (start / factor, end / factor);
+        if first == last {
+            all.extend(values.len(), raw(first));
+            return Some(all);
+        }
+        let (mut window, mut other) = (raw(first), raw(last));
+        let mut row = 0;
+        while row < values.len() {
+            let inside = |(start, end): (i64, i64), value: i64| start <= value && value < end;
+            let run = values[row..].iter().take_while(|value| inside(window, **value)).count();
+            all.extend(run, window);
+            row += run;
+            if let Some(value) = values.get(row) {
+                std::mem::swap(&mut window, &mut other);
+                if !inside(window, *value) {
+                    window = raw(self.bounds(*value, factor)?);
+                }
+            }
+        }
+        Some(all)
+    }
+
+    /// Rows where any may be late or without a window, one by one.
+    fn mixed(&self, batch: RecordBatch, values: &[i64], factor: i64, out: &mut Output) -> Result<(), ArrowError> {
+        let column = batch.column(self.window.time_column);
+        let mut all = Bounds { starts: Vec::with_capacity(values.len()), ends: Vec::with_capacity(values.len()) };
+        let (mut late, mut broken) = (vec![false; values.len()], Vec::new());
+        let mut any_late = false;
+        for (row, is_late) in late.iter_mut().enumerate() {
+            let window = if column.is_null(row) { None } else { self.bounds(values[row], factor) };
+            let (start, end) = window.unwrap_or_default();
+            if window.is_none() {
+                broken.push(row);
+            } else if end <= self.watermark {
+                *is_late = true;
+                any_late = true;
+            }
+            all.extend(1, (start / factor, end / factor));
+        }
+        for &row in &broken {
+            let reason = "the event time is null or outside the years 1678 to 2261, so the row is in no window";
+            out.letters.push(Letter::row(format!("step {}", self.step), reason, &batch.slice(row, 1)));
+        }
+        if any_late {
+            out.late.push(filter_record_batch(&batch, &BooleanArray::from(late.clone()))?);
+        }
+        let batch = all.beside(batch, &self.schema, self.window.time_column)?;
+        broken.into_iter().for_each(|row| late[row] = true);
+        let kept = filter_record_batch(&batch, &not(&BooleanArray::from(late))?)?;
+        if kept.num_rows() > 0 {
+            out.batches.push(kept);
+        }
+        Ok(())
+    }
+}
+
+/// Window bounds by row.
+struct Bounds {
+    starts: Vec<i64>,
+    ends: Vec<i64>,
+}
+
+impl Bounds {
+    /// The next `rows` rows are in `window`.
+    fn extend(&mut self, rows: usize, window: (i64, i64)) {
+        self.starts.resize(self.starts.len() + rows, window.0);
+        self.ends.resize(self.ends.len() + rows, window.1);
+    }
+
+    /// `batch` with the bounds as its last columns.
+    fn beside(self, batch: RecordBatch, schema: &SchemaRef, time: usize) -> Result<RecordBatch, ArrowError> {
+        let (_, mut columns, _) = batch.into_parts();
+        let data_type = columns[time].data_type().clone();
+        columns.push(times::column(self.starts, &data_type)?);
+        columns.push(times::column(self.ends, &data_type)?);
+        RecordBatch::try_new(Arc::clone(schema), columns)
+    }
 }
 
 /// The bounds of the tumbling window that `time` is in, all in nanoseconds; `None` where they cannot be represented.
@@ -38,59 +139,23 @@ pub(crate) fn bounds(time: i64, size: i64, offset: i64) -> Option<(i64, i64)> {
 #[async_trait]
 impl Operator for WindowAssign {
     async fn batch(&mut self, _: usize, batch: RecordBatch, out: &mut Output) -> Result<(), RunError> {
-        let failed = |error: arrow::error::ArrowError| RunError::fatal(format!("step {}", self.step), error);
-        let times = batch.column(self.window.time_column).clone();
-        let DataType::Timestamp(unit, _) = times.data_type().clone() else {
-            return Err(RunError::fatal(format!("step {}", self.step), "the event time is no timestamp"));
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let column = batch.column(self.window.time_column).clone();
+        let DataType::Timestamp(unit, _) = column.data_type() else {
+            return Err(self.failed("the event time is no timestamp"));
         };
-        let factor = unit_ns(unit);
-        let values = cast(&times, &DataType::Int64).map_err(failed)?;
-        let values = values.as_primitive::<Int64Type>();
-        let (mut starts, mut ends) = (Vec::with_capacity(batch.num_rows()), Vec::with_capacity(batch.num_rows()));
-        let (mut late, mut broken) = (vec![false; batch.num_rows()], Vec::new());
-        let mut any_late = false;
-        for (row, is_late) in late.iter_mut().enumerate() {
-            let window = (!values.is_null(row))
-                .then(|| values.value(row).checked_mul(factor))
-                .flatten()
-                .and_then(|time| bounds(time, self.window.size_ns, self.window.offset_ns));
-            let (start, end) = window.unwrap_or_default();
-            if window.is_none() {
-                broken.push(row);
-            } else if end <= self.watermark {
-                *is_late = true;
-                any_late = true;
+        let factor = unit_ns(*unit);
+        let values = times::values(&column).map_err(|error| self.failed(error))?;
+        match self.all_on_time(&column, values, factor) {
+            Some(all) => {
+                let batch = all.beside(batch, &self.schema, self.window.time_column);
+                out.batches.push(batch.map_err(|error| self.failed(error))?);
+                Ok(())
             }
-            starts.push(start / factor);
-            ends.push(end / factor);
+            None => self.mixed(batch, values, factor, out).map_err(|error| self.failed(error)),
         }
-        for &row in &broken {
-            let reason = "the event time is null or outside the years 1678 to 2261, so the row is in no window";
-            out.letters.push(Letter::row(format!("step {}", self.step), reason, &batch.slice(row, 1)));
-        }
-        let mut batch = batch;
-        let bound = |values: Vec<i64>| -> Result<ArrayRef, RunError> {
-            let array: PrimitiveArray<Int64Type> = values.into();
-            cast(&array, times.data_type()).map_err(failed)
-        };
-        let (mut starts, mut ends) = (bound(starts)?, bound(ends)?);
-        if any_late || !broken.is_empty() {
-            let is_late = BooleanArray::from(late.clone());
-            if any_late {
-                out.late.push(filter_record_batch(&batch, &is_late).map_err(failed)?);
-            }
-            broken.iter().for_each(|row| late[*row] = true);
-            let keep = not(&BooleanArray::from(late)).map_err(failed)?;
-            batch = filter_record_batch(&batch, &keep).map_err(failed)?;
-            starts = arrow::compute::filter(&starts, &keep).map_err(failed)?;
-            ends = arrow::compute::filter(&ends, &keep).map_err(failed)?;
-        }
-        if batch.num_rows() > 0 {
-            let mut columns = batch.columns().to_vec();
-            columns.extend([starts, ends]);
-            out.batches.push(RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(failed)?);
-        }
-        Ok(())
     }
 
     async fn watermark(&mut self, watermark: i64, _: &mut Output) -> Result<(), RunError> {

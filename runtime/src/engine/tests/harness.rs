@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, new_null_array};
+use arrow::datatypes::Field;
 use async_trait::async_trait;
 use millstream_connectors::batch::RowBatch;
 use millstream_connectors::routes::Routes;
@@ -60,6 +61,10 @@ impl Script {
         numbers.into_iter().map(partition_name).collect()
     }
 
+    fn narrowed(&self, plan: &SourcePlan) -> Arc<Self> {
+        Arc::new(Self { rows: narrowed(&self.rows, plan), partitions: self.partitions.clone() })
+    }
+
     /// How many rows `positions` cover. They must be the first ones: positions belong to a moment.
     fn covered(&self, positions: &Positions) -> usize {
         let total: u64 = positions.0.values().sum();
@@ -70,6 +75,15 @@ impl Script {
         assert_eq!(counts, positions.0, "positions that no moment of the run had");
         usize::try_from(total).unwrap()
     }
+}
+
+/// The rows as a source delivers them whose plan reads only some columns: those, and nulls in place of the messages.
+pub(super) fn narrowed(rows: &RecordBatch, plan: &SourcePlan) -> RecordBatch {
+    let column = |field: &Arc<Field>| match rows.column_by_name(field.name()) {
+        Some(column) => column.clone(),
+        None => new_null_array(field.data_type(), rows.num_rows()),
+    };
+    RecordBatch::try_new(plan.schema.clone(), plan.schema.fields().iter().map(column).collect()).unwrap()
 }
 
 fn partition_name(number: u8) -> Arc<str> {
@@ -242,7 +256,7 @@ struct Doubles<'a> {
 impl Connectors for Doubles<'_> {
     fn source(&self, plan: &SourcePlan) -> Result<BuiltSource, ConnectorError> {
         Ok(BuiltSource::Replayable(Box::new(ScriptSource {
-            script: self.world.scripts[&plan.name].clone(),
+            script: self.world.scripts[&plan.name].narrowed(plan),
             delivery: self.deliveries[&plan.name].clone(),
             next: 0,
             turn: 0,

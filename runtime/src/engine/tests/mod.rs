@@ -2,6 +2,7 @@
 
 mod batch;
 mod harness;
+mod operators;
 mod oracle;
 mod pieces;
 mod queries;

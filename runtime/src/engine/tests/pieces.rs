@@ -211,7 +211,7 @@ async fn a_join_sees_the_rows_of_its_table_after_every_refresh_and_after_thousan
         let table = &plan.tables[0];
         table.rows.store(Arc::new(table.table.load().await.unwrap()));
         let mut region = region(&plan).await;
-        let input = batch(&rows(&[5]), TIME, 0, 0);
+        let input = harness::narrowed(&batch(&rows(&[5]), TIME, 0, 0), &plan.sources[0]);
         for _ in 0..2100 {
             assert_eq!(shown(&region.run(0, &input).await.unwrap()), "[[5, one]]");
         }
@@ -227,7 +227,7 @@ async fn now_is_asked_at_every_batch() {
     let folder = tempfile::tempdir().unwrap();
     let plan = plan(folder.path(), "SELECT now() AS t FROM s", "").await;
     let mut region = region(&plan).await;
-    let input = batch(&rows(&[5]), TIME, 0, 0);
+    let input = harness::narrowed(&batch(&rows(&[5]), TIME, 0, 0), &plan.sources[0]);
     let first = shown(&region.run(0, &input).await.unwrap());
     tokio::time::sleep(Duration::from_millis(2)).await;
     assert_ne!(first, shown(&region.run(0, &input).await.unwrap()));

@@ -1,6 +1,7 @@
 //! What `check` says, as a user sees it: YAML in, rendered mistakes out.
 
 mod drafts;
+mod projection;
 mod sql;
 
 use std::path::Path;
@@ -12,14 +13,18 @@ use super::{Environment, Plan};
 use crate::functions::Engine;
 use crate::spec::{LoadOptions, Located, load_text, render};
 
-/// All mistakes of a text that stands in `file`.
-async fn located(file: &Path, text: &str) -> Vec<Located> {
-    let loaded = load_text(file, text, &LoadOptions::default());
-    let environment = Environment {
+fn environment() -> Environment {
+    Environment {
         functions: Engine::new(None).unwrap(),
         routes: Arc::new(Routes::default()),
         data_dir: "never-written".into(),
-    };
+    }
+}
+
+/// All mistakes of a text that stands in `file`.
+async fn located(file: &Path, text: &str) -> Vec<Located> {
+    let loaded = load_text(file, text, &LoadOptions::default());
+    let environment = environment();
     let further = match (&loaded.spec, &loaded.draft) {
         (Some(spec), _) => Box::pin(Plan::build(file, spec, &environment)).await.1,
         (None, Some(draft)) => Box::pin(Plan::judge(file, draft, &environment)).await,
