@@ -15,7 +15,7 @@
 
 use bytes::Bytes;
 
-use super::message::{IngestMessage, MetadataValue};
+use super::message::{FieldRef, IngestMessage};
 
 /// Bytes before the first message of a group.
 pub(super) const GROUP_HEADER_BYTES: usize = 12;
@@ -34,9 +34,11 @@ const PAIRS: u8 = 7;
 pub(super) struct Malformed(pub(super) &'static str);
 
 /// Writes a group's body.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct GroupEncoder {
     names: Vec<&'static str>,
+    /// Where the next field's name is, if it follows the last one as it did before.
+    expected: usize,
     count: u32,
 }
 
@@ -48,31 +50,56 @@ impl GroupEncoder {
     }
 
     pub(super) fn message(&mut self, message: &IngestMessage, out: &mut Vec<u8>) {
-        match &message.payload {
+        // A field that is missing is null.
+        let present = message.metadata.iter().filter_map(|(name, value)| Some((*name, value.field()?)));
+        self.payload(message.payload.as_deref(), present.clone().count(), out);
+        for (name, value) in present {
+            self.field(name, value, out);
+        }
+    }
+
+    /// Begins a message, which has so many fields: as many [`GroupEncoder::field`] follow.
+    pub(super) fn payload(&mut self, payload: Option<&[u8]>, fields: usize, out: &mut Vec<u8>) {
+        match payload {
             None => put_varint(0, out),
             Some(payload) => {
                 put_varint(payload.len() as u64 + 1, out);
                 out.extend_from_slice(payload);
             }
         }
-        let present = message.metadata.iter().filter(|(_, value)| *value != MetadataValue::Null);
-        put_varint(present.clone().count() as u64, out);
-        for (name, value) in present {
-            self.name(name, out);
-            put_value(value, out);
-        }
+        put_varint(fields as u64, out);
+        self.expected = 0;
         self.count += 1;
     }
 
+    pub(super) fn field(&mut self, name: &'static str, value: FieldRef<'_>, out: &mut Vec<u8>) {
+        self.name(name, out);
+        put_value(value, out);
+    }
+
+    /// How many messages there are so far.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
     fn name(&mut self, name: &'static str, out: &mut Vec<u8>) {
-        match self.names.iter().position(|known| *known == name) {
-            Some(index) => put_varint(index as u64, out),
+        let index = match self.names.get(self.expected) {
+            Some(known) if std::ptr::eq(*known, name) => Some(self.expected),
+            _ => self.names.iter().position(|known| *known == name),
+        };
+        let index = match index {
+            Some(index) => {
+                put_varint(index as u64, out);
+                index
+            }
             None => {
                 put_varint(self.names.len() as u64, out);
                 put_bytes(name.as_bytes(), out);
                 self.names.push(name);
+                self.names.len() - 1
             }
-        }
+        };
+        self.expected = index + 1;
     }
 
     /// Fills the header of the group that starts at `start` and returns the number of its messages.
@@ -102,31 +129,29 @@ fn put_int(n: i64, out: &mut Vec<u8>) {
     put_varint(((n << 1) ^ (n >> 63)) as u64, out);
 }
 
-fn put_value(value: &MetadataValue, out: &mut Vec<u8>) {
+fn put_value(value: FieldRef<'_>, out: &mut Vec<u8>) {
     match value {
-        // Nulls are left out by the caller: a field that is missing is null.
-        MetadataValue::Null => {}
-        MetadataValue::Text(text) => {
+        FieldRef::Text(text) => {
             out.push(TEXT);
             put_bytes(text.as_bytes(), out);
         }
-        MetadataValue::Int(n) => {
+        FieldRef::Int(n) => {
             out.push(INT);
-            put_int(*n, out);
+            put_int(n, out);
         }
-        MetadataValue::Bool(yes) => out.push(if *yes { TRUE } else { FALSE }),
-        MetadataValue::Timestamp(micros) => {
+        FieldRef::Bool(yes) => out.push(if yes { TRUE } else { FALSE }),
+        FieldRef::Timestamp(micros) => {
             out.push(TIMESTAMP);
-            put_int(*micros, out);
+            put_int(micros, out);
         }
-        MetadataValue::Bytes(bytes) => {
+        FieldRef::Bytes(bytes) => {
             out.push(BYTES);
             put_bytes(bytes, out);
         }
-        MetadataValue::Pairs(pairs) => {
+        FieldRef::Pairs(pairs) => {
             out.push(PAIRS);
             put_varint(pairs.len() as u64, out);
-            for (key, value) in pairs.iter() {
+            for (key, value) in pairs {
                 put_bytes(key.as_bytes(), out);
                 put_bytes(value.as_bytes(), out);
             }
@@ -160,6 +185,8 @@ impl ValueRef<'_> {
 /// Takes the parts of a message as they are decoded.
 pub(super) trait Visitor {
     fn payload(&mut self, payload: Option<&[u8]>);
+    /// Whether the value of the field with this name is to be decoded at all.
+    fn wants(&self, name: usize) -> bool;
     /// A field of the message; `name` is an index into the names given to [`Visitor::name`] for this group.
     fn field(&mut self, name: usize, value: ValueRef<'_>);
     /// The group's next name.
@@ -217,7 +244,10 @@ impl GroupCursor {
             } else if name > self.names {
                 return Err(Malformed("a field refers to a name that was not defined"));
             }
-            visitor.field(name, input.value()?);
+            match visitor.wants(name) {
+                true => visitor.field(name, input.value()?),
+                false => input.skip_value()?,
+            }
         }
         self.at = input.at;
         self.next += 1;
@@ -242,6 +272,7 @@ struct Input<'a> {
 }
 
 const SHORT: Malformed = Malformed("a message is longer than its group");
+const UNKNOWN_KIND: Malformed = Malformed("a value has an unknown kind (written by a newer version?)");
 
 impl<'a> Input<'a> {
     fn byte(&mut self) -> Result<u8, Malformed> {
@@ -283,6 +314,23 @@ impl<'a> Input<'a> {
         std::str::from_utf8(self.prefixed()?).map_err(|_| Malformed("a text is not UTF-8"))
     }
 
+    /// Goes past a value that nobody wants.
+    fn skip_value(&mut self) -> Result<(), Malformed> {
+        match self.byte()? {
+            TEXT | BYTES => drop(self.prefixed()?),
+            INT | TIMESTAMP => drop(self.varint()?),
+            FALSE | TRUE => {}
+            PAIRS => {
+                for _ in 0..self.varint()? {
+                    self.prefixed()?;
+                    self.prefixed()?;
+                }
+            }
+            _ => return Err(UNKNOWN_KIND),
+        }
+        Ok(())
+    }
+
     fn value(&mut self) -> Result<ValueRef<'a>, Malformed> {
         Ok(match self.byte()? {
             TEXT => ValueRef::Text(self.text()?),
@@ -299,7 +347,7 @@ impl<'a> Input<'a> {
                 }
                 ValueRef::Pairs(pairs)
             }
-            _ => return Err(Malformed("a value has an unknown kind (written by a newer version?)")),
+            _ => return Err(UNKNOWN_KIND),
         })
     }
 }

@@ -189,6 +189,10 @@ impl Visitor for BatchBuilder<'_> {
         self.payloads.append_option(payload);
     }
 
+    fn wants(&self, name: usize) -> bool {
+        self.names.0.get(name).is_some_and(Option::is_some)
+    }
+
     fn name(&mut self, name: &str) {
         self.names.0.push(self.fields.iter().position(|field| field.name == name));
     }
@@ -220,6 +224,10 @@ pub(super) struct Skipper<'a> {
 
 impl Visitor for Skipper<'_> {
     fn payload(&mut self, _: Option<&[u8]>) {}
+
+    fn wants(&self, _: usize) -> bool {
+        false
+    }
 
     fn name(&mut self, name: &str) {
         self.names.0.push(self.fields.iter().position(|field| field.name == name));

@@ -49,7 +49,37 @@ pub enum MetadataValue {
     Pairs(Arc<[(String, String)]>),
 }
 
+/// The value of a metadata field, borrowed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum FieldRef<'a> {
+    /// A text.
+    Text(&'a str),
+    /// A whole number.
+    Int(i64),
+    /// Yes or no.
+    Bool(bool),
+    /// Microseconds since 1970 in UTC.
+    Timestamp(i64),
+    /// Bytes.
+    Bytes(&'a [u8]),
+    /// Keys and values in their order; a key may come more than once (headers, user properties).
+    Pairs(&'a [(String, String)]),
+}
+
 impl MetadataValue {
+    /// `None` where it is null.
+    pub(super) fn field(&self) -> Option<FieldRef<'_>> {
+        Some(match self {
+            Self::Null => return None,
+            Self::Text(text) => FieldRef::Text(text),
+            Self::Int(n) => FieldRef::Int(*n),
+            Self::Bool(yes) => FieldRef::Bool(*yes),
+            Self::Timestamp(micros) => FieldRef::Timestamp(*micros),
+            Self::Bytes(bytes) => FieldRef::Bytes(bytes),
+            Self::Pairs(pairs) => FieldRef::Pairs(pairs),
+        })
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Null | Self::Bool(_) => 1,

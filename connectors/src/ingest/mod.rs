@@ -19,6 +19,7 @@
 //! With `durable: false` the same surface keeps everything in memory and appends are done at once. Its partition has
 //! another name ([`MEMORY_PARTITION`]), so that a position of one kind is never taken for one of the other.
 
+mod batch;
 mod codec;
 mod columns;
 mod message;
@@ -39,8 +40,10 @@ use std::thread::JoinHandle;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use message::{Durable, IngestError, IngestMessage, MetadataValue};
+pub use batch::IngestBatch;
+pub use message::{Durable, FieldRef, IngestError, IngestMessage, MetadataValue};
 
+use self::batch::Content;
 use self::segment::{Disk, RealDisk};
 use self::shared::{Segment, Shared};
 use self::writer::Writer;
@@ -260,12 +263,18 @@ impl IngestWriter {
     ///
     /// [`IngestError::Full`] comes at once where the log has reached `max_bytes` or the disk is full.
     pub async fn append(&self, messages: Vec<IngestMessage>) -> Result<Durable, IngestError> {
-        self.log.shared.append(messages, false).await
+        self.log.shared.append(Content::Messages(messages), false).await
     }
 
     /// As [`IngestWriter::append`], but waits where the log is full.
     pub async fn append_when_room(&self, messages: Vec<IngestMessage>) -> Result<Durable, IngestError> {
-        self.log.shared.append(messages, true).await
+        self.log.shared.append(Content::Messages(messages), true).await
+    }
+
+    /// As [`IngestWriter::append_when_room`], for messages that are in the log's format already. Where it is cancelled
+    /// the batch is gone.
+    pub async fn append_batch_when_room(&self, batch: IngestBatch) -> Result<Durable, IngestError> {
+        self.log.shared.append(Content::Batch(batch), true).await
     }
 
     /// Waits until a log that was full has room again (or has failed or closed, which the next append says).

@@ -8,8 +8,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::codec::GroupEncoder;
-use super::message::{Durable, DurableState, IngestError, IngestMessage};
+use super::batch::{self, Content};
+use super::message::{Durable, DurableState, IngestError};
 use super::segment::{FRAME_BODY_BYTES_MAX, HEADER_BYTES};
 use super::{IngestConfig, IngestStats};
 
@@ -24,7 +24,7 @@ const APPEND_OVERHEAD_BYTES: u64 = 64;
 
 /// Messages that wait for the writer thread.
 pub(super) struct Append {
-    pub(super) messages: Vec<IngestMessage>,
+    pub(super) content: Content,
     pub(super) bytes: u64,
     pub(super) at: Instant,
     pub(super) done: oneshot::Sender<Result<(), IngestError>>,
@@ -134,25 +134,21 @@ impl Shared {
     }
 
     /// Waits for a place in the queue, and for room in a full log where `wait_for_room` says so.
-    pub(super) async fn append(
-        &self,
-        messages: Vec<IngestMessage>,
-        wait_for_room: bool,
-    ) -> Result<Durable, IngestError> {
-        if messages.is_empty() {
+    pub(super) async fn append(&self, content: Content, wait_for_room: bool) -> Result<Durable, IngestError> {
+        if content.is_empty() {
             return Ok(Durable(DurableState::Ready));
         }
-        let bytes = APPEND_OVERHEAD_BYTES + messages.iter().map(IngestMessage::bytes_max).sum::<u64>();
+        let bytes = APPEND_OVERHEAD_BYTES + content.bytes_max();
         let max = (self.config.max_bytes.0 - HEADER_BYTES).min(FRAME_BODY_BYTES_MAX);
         if bytes > max {
             return Err(IngestError::TooLarge { bytes, max });
         }
-        let mut messages = Some(messages);
+        let mut content = Some(content);
         loop {
             let room = self.queue_room.notified();
             let mut room = std::pin::pin!(room);
             room.as_mut().enable();
-            match self.try_append(&mut messages, bytes) {
+            match self.try_append(&mut content, bytes) {
                 Ok(Some(durable)) => return Ok(durable),
                 Ok(None) => room.await,
                 Err(IngestError::Full) if wait_for_room => self.room().await,
@@ -162,11 +158,7 @@ impl Shared {
     }
 
     /// `None` where the queue is full for the moment.
-    fn try_append(
-        &self,
-        messages: &mut Option<Vec<IngestMessage>>,
-        bytes: u64,
-    ) -> Result<Option<Durable>, IngestError> {
+    fn try_append(&self, content: &mut Option<Content>, bytes: u64) -> Result<Option<Durable>, IngestError> {
         let mut state = self.lock();
         if let Some(reason) = &state.failed {
             return Err(IngestError::Failed(reason.clone()));
@@ -187,31 +179,27 @@ impl Shared {
             return Err(IngestError::Full);
         }
         if !self.config.durable {
-            let Some(messages) = messages.take() else { return Ok(None) };
-            self.keep_in_memory(&mut state, &messages);
+            let Some(content) = content.take() else { return Ok(None) };
+            self.keep_in_memory(&mut state, content);
             return Ok(Some(Durable(DurableState::Ready)));
         }
         let fits = state.queue.len() < QUEUE_APPENDS_MAX && state.queue_bytes + bytes <= QUEUE_BYTES_MAX;
         if !fits && !state.queue.is_empty() {
             return Ok(None);
         }
-        let Some(messages) = messages.take() else { return Ok(None) };
+        let Some(content) = content.take() else { return Ok(None) };
         let (done, durable) = oneshot::channel();
-        state.queue.push_back(Append { messages, bytes, at: Instant::now(), done });
+        let at = content.since();
+        state.queue.push_back(Append { content, bytes, at, done });
         state.queue_bytes += bytes;
         self.work.notify_one();
         Ok(Some(Durable(DurableState::Waiting(durable))))
     }
 
-    fn keep_in_memory(&self, state: &mut State, messages: &[IngestMessage]) {
-        let mut body = Vec::new();
-        let mut encoder = GroupEncoder::start(&mut body);
-        for message in messages {
-            encoder.message(message, &mut body);
-        }
+    fn keep_in_memory(&self, state: &mut State, content: Content) {
         let first = state.next;
-        let count = encoder.finish(first, 0, &mut body);
-        self.publish(state, Group { first, count, body: body.into() });
+        let (frame, count) = batch::encode(vec![content], 0, first);
+        self.publish(state, Group { first, count, body: batch::body(frame) });
     }
 
     /// Makes a group readable.

@@ -342,6 +342,69 @@ proptest! {
     }
 }
 
+fn batch(numbers: impl IntoIterator<Item = u64>) -> IngestBatch {
+    let mut batch = IngestBatch::with_capacity(0);
+    for n in numbers {
+        let topic = ("topic", FieldRef::Text("a/b"));
+        // Fields come and go, and not always in the same order.
+        let fields = match n % 3 {
+            0 => vec![topic, ("id", FieldRef::Int(n as i64))],
+            1 => vec![("id", FieldRef::Int(n as i64)), ("retain", FieldRef::Bool(true)), topic],
+            _ => vec![topic],
+        };
+        batch.push(Some(n.to_string().as_bytes()), &fields);
+    }
+    batch
+}
+
+#[tokio::test]
+async fn batches_and_messages_in_one_queue_come_back_in_order_with_their_metadata() {
+    for durable in [true, false] {
+        let folder = tempfile::tempdir().unwrap();
+        // All wait for the same commit.
+        let config = IngestConfig { commit_interval: Duration::from_millis(100), durable, ..small() };
+        let log = IngestLog::open(folder.path(), &config).unwrap();
+        let writer = log.writer();
+        let mut waiting = Vec::new();
+        for first in [0, 10, 20] {
+            waiting.push(writer.append_batch_when_room(batch(first..first + 4)).await.unwrap());
+            waiting.push(writer.append(numbered(first + 4..first + 6)).await.unwrap());
+            waiting.push(writer.append(numbered(first + 6..first + 7)).await.unwrap());
+            waiting.push(writer.append_batch_when_room(batch(first + 7..first + 10)).await.unwrap());
+        }
+        for waiting in waiting {
+            waiting.await.unwrap();
+        }
+        let (log, again) = match durable {
+            true => {
+                drop((writer, log));
+                (IngestLog::open(folder.path(), &config).unwrap(), true)
+            }
+            false => (log, false),
+        };
+        let fields = vec![field("id", DataType::Int64), field("topic", DataType::Utf8)];
+        let mut reader = log.reader(ReaderOptions { fields, batch_rows_max: 30, batch_bytes_max: 1 << 20 });
+        reader.open(&Positions::default()).await.unwrap();
+        assert!(matches!(reader.next().await.unwrap(), SourceEvent::Partitions(_)));
+        let found = next_batch(reader.as_mut()).await.unwrap();
+        assert_eq!(payloads(&found), texts(0..30), "from the disk: {again}");
+        let ids = found.metadata[0].as_primitive::<Int64Type>();
+        for n in 0..30u64 {
+            let has_id = !(4..7).contains(&(n % 10)) && n % 3 != 2;
+            assert_eq!(ids.is_valid(n as usize).then(|| ids.value(n as usize)), has_id.then_some(n as i64));
+        }
+        assert!(found.metadata[1].as_string::<i32>().iter().all(|topic| topic == Some("a/b")));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_batch_is_durable_at_once_and_takes_no_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = IngestLog::open(folder.path(), &small()).unwrap();
+    log.writer().append_batch_when_room(batch([])).await.unwrap().await.unwrap();
+    assert_eq!(log.stats().next_sequence, 0);
+}
+
 /// A disk with little room, or whose `fdatasync` fails.
 struct FaultyDisk {
     room: AtomicI64,

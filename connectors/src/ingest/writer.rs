@@ -10,9 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
-use super::codec::GroupEncoder;
+use super::batch::{self, Content};
 use super::message::IngestError;
 use super::segment::{self, Disk, FRAME_HEADER_BYTES, HEADER_BYTES};
 use super::shared::{Append, Group, Segment, Shared, State};
@@ -88,19 +86,27 @@ impl Writer {
         let mut taken = Vec::new();
         let mut bytes = 0;
         while let Some(append) = state.queue.front() {
-            if bytes > 0 && bytes + append.bytes > self.shared.config.commit_bytes.0 {
+            if bytes > 0
+                && (!append.content.can_be_joined() || bytes + append.bytes > self.shared.config.commit_bytes.0)
+            {
                 break;
             }
             bytes += append.bytes;
+            let alone = !append.content.can_be_joined();
             taken.extend(state.queue.pop_front());
+            if alone {
+                break;
+            }
         }
         // They count against `max_bytes` as queued until they are written.
         taken
     }
 
     fn commit(&mut self, appends: Vec<Append>) -> Result<(), Stop> {
-        let written = self.write(&appends);
         let queued: u64 = appends.iter().map(|append| append.bytes).sum();
+        let (contents, waiting): (Vec<_>, Vec<_>) =
+            appends.into_iter().map(|append| (append.content, append.done)).unzip();
+        let written = self.write(contents, queued);
         let answer = match &written {
             Ok(group) => {
                 let mut state = self.shared.lock();
@@ -115,26 +121,19 @@ impl Writer {
             Err(Stop::Failed(reason)) => Err(IngestError::Failed(reason.as_str().into())),
         };
         self.shared.queue_room.notify_waiters();
-        for append in appends {
+        for done in waiting {
             // An appender that no longer waits does not need the answer.
-            append.done.send(answer.clone()).ok();
+            done.send(answer.clone()).ok();
         }
         written.map(drop)
     }
 
-    fn write(&mut self, appends: &[Append]) -> Result<Group, Stop> {
+    fn write(&mut self, contents: Vec<Content>, bytes_max: u64) -> Result<Group, Stop> {
         let (first, mut offset) = {
             let state = self.shared.lock();
             (state.next, state.segments.back().map_or(HEADER_BYTES, |segment| segment.bytes))
         };
-        let capacity: u64 = appends.iter().map(|append| append.bytes).sum();
-        let mut frame = Vec::with_capacity(capacity as usize);
-        frame.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
-        let mut encoder = GroupEncoder::start(&mut frame);
-        for message in appends.iter().flat_map(|append| &append.messages) {
-            encoder.message(message, &mut frame);
-        }
-        let count = encoder.finish(first, FRAME_HEADER_BYTES, &mut frame);
+        let (mut frame, count) = batch::encode(contents, bytes_max as usize, first);
         segment::seal_frame(&mut frame);
 
         let used = offset - HEADER_BYTES;
@@ -155,7 +154,7 @@ impl Writer {
                 self.folder.display()
             ))
         })?;
-        Ok(Group { first, count, body: Bytes::from(frame).slice(FRAME_HEADER_BYTES..) })
+        Ok(Group { first, count, body: batch::body(frame) })
     }
 
     /// Begins a segment whose first message is `first`.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
+use super::broker::Broker;
 use super::config::ReconnectConfig;
-use super::connection::Broker;
 
 /// A connection that held so long was a good one: the pauses start from the shortest again.
 const HEALTHY_AFTER: Duration = Duration::from_secs(10);

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::address::{BrokerUrl, address};
-use super::connection::Broker;
+use super::broker::Broker;
 use super::sink::MqttSink;
 use super::source::MqttSource;
 use super::tls::TlsConfig;
@@ -78,7 +78,7 @@ macro_rules! mqtt_options {
 
         impl $name {
             /// Checks the shared options.
-            fn broker(&self, client_id: String, base_dir: &Path) -> Result<Broker, ConnectorError> {
+            pub(super) fn broker(&self, client_id: String, base_dir: &Path) -> Result<Broker, ConnectorError> {
                 let client_id = self.client_id.clone().unwrap_or(client_id);
                 let (host, port, with_tls, login) = address(&self.url, self.username.as_deref(), self.password.as_ref())?;
                 check_shared(&client_id, self.keep_alive, self.connect_timeout, self.max_packet_size, &self.reconnect)?;

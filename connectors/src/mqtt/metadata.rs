@@ -4,8 +4,8 @@ use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
-use super::connection::Message;
-use crate::ingest::{IngestMessage, MetadataValue};
+use super::wire::Message;
+use crate::ingest::{FieldRef, IngestBatch};
 use crate::source::MetadataField;
 
 /// The metadata fields that a row of this source can carry.
@@ -34,27 +34,39 @@ fn pairs() -> DataType {
     DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entry.into()), false)), false)
 }
 
-/// The message as the ingest log keeps it, with all of these fields.
-pub(super) fn to_ingest(message: Message) -> IngestMessage {
-    let mut metadata = vec![
-        ("topic", message.topic.into()),
-        ("qos", MetadataValue::Int(message.qos.into())),
-        ("retain", MetadataValue::Bool(message.retain)),
-        ("dup", MetadataValue::Bool(message.dup)),
-        ("received_at", MetadataValue::Timestamp(chrono::Utc::now().timestamp_micros())),
-    ];
+/// The most fields of a message.
+const FIELDS_MAX: usize = 10;
+
+/// Adds the message to a batch for the ingest log, with all of these fields. `received_at` counts microseconds.
+pub(super) fn push(batch: &mut IngestBatch, message: &Message, topic: &str, received_at: i64) {
+    let mut fields = [("topic", FieldRef::Text(topic)); FIELDS_MAX];
+    let mut count = 1;
+    let mut add = |name, value| {
+        if let Some(field) = fields.get_mut(count) {
+            *field = (name, value);
+            count += 1;
+        }
+    };
+    add("qos", FieldRef::Int(message.qos.into()));
+    add("retain", FieldRef::Bool(message.retain));
+    add("dup", FieldRef::Bool(message.dup));
+    add("received_at", FieldRef::Timestamp(received_at));
     if message.packet_id != 0 {
-        metadata.push(("packet_id", MetadataValue::Int(message.packet_id.into())));
+        add("packet_id", FieldRef::Int(message.packet_id.into()));
     }
-    if let Some(properties) = message.properties {
+    if let Some(properties) = &message.properties {
         if !properties.user_properties.is_empty() {
-            metadata.push(("user_properties", properties.user_properties.into()));
+            add("user_properties", FieldRef::Pairs(&properties.user_properties));
         }
-        metadata.push(("content_type", properties.content_type.into()));
-        metadata.push(("response_topic", properties.response_topic.into()));
-        if let Some(data) = properties.correlation_data {
-            metadata.push(("correlation_data", MetadataValue::Bytes(data)));
+        if let Some(content_type) = &properties.content_type {
+            add("content_type", FieldRef::Text(content_type));
+        }
+        if let Some(response_topic) = &properties.response_topic {
+            add("response_topic", FieldRef::Text(response_topic));
+        }
+        if let Some(data) = &properties.correlation_data {
+            add("correlation_data", FieldRef::Bytes(data));
         }
     }
-    IngestMessage { payload: Some(message.payload), metadata }
+    batch.push(Some(&message.payload), fields.get(..count).unwrap_or_default());
 }

@@ -17,8 +17,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::backoff::Backoff;
+use super::broker::Broker;
 use super::config::{MqttSinkConfig, QoS, ReconnectConfig};
-use super::connection::{Broker, Connection, Event, Refusal, Sender, Session};
+use super::connection::{Connection, Event, Refusal, Sender};
 use super::topic;
 use super::trouble::Trouble;
 use crate::error::ConnectorError;
@@ -318,14 +319,13 @@ impl Driver {
 
     /// Serves one connection until it breaks, or until the stop.
     async fn serve(&mut self, backoff: &mut Backoff) -> Result<(), Trouble> {
-        let session = Session { clean: true, expiry: 0, receive_maximum: u16::MAX, inflight: self.inflight };
-        let mut connection = self.broker.connect(session);
+        let mut connection = self.broker.connect(self.inflight);
         let sender = connection.sender.clone();
         let mut wire = OnWire { next: self.done, ..OnWire::default() };
         loop {
             let Some(event) = self.next_event(&mut connection, &sender, &mut wire).await? else { return Ok(()) };
             match event {
-                Event::Connected { receive_maximum, packet_bytes_max, .. } => {
+                Event::Connected { receive_maximum, packet_bytes_max } => {
                     backoff.connected();
                     tracing::info!(sink = self.name, broker = self.broker.name(), "connected to the broker");
                     wire.limit = self.inflight.min(receive_maximum).into();
@@ -349,7 +349,7 @@ impl Driver {
                         self.delivered(row, verdict)?;
                     }
                 }
-                Event::Message(_) | Event::Subscribed(_) | Event::Acknowledged | Event::Other => {}
+                Event::Other => {}
             }
             self.send(&sender, &mut wire);
         }

@@ -1,35 +1,42 @@
 //! The MQTT source: subscribes, writes to the ingest log, and acknowledges what is durable there.
 //!
-//! Three things run side by side on a connection: the network is polled (which also keeps the connection alive), what
-//! came is appended to the log without waiting for the disk, and what became durable is acknowledged, in order.
+//! One loop serves a connection. What was read goes to the log as one append; while that is on its way to the disk, what
+//! comes gathers in the broker's and the kernel's buffers and is the next append. So a message that comes alone goes on
+//! at once, and many that come together share a read, an append and a write of their acknowledgements.
 //!
 //! When the log is full, nothing is acknowledged, and a broker of MQTT 5 then sends no more than `receive_maximum`
 //! messages, which wait here: the connection stays alive, and the broker keeps the rest. Only messages of QoS 0, a
-//! broker of MQTT 3.1.1 that sends more than that at once, and more than [`WAITING_KIB_MAX`] of payloads stop the
-//! polling itself; if that lasts longer than the keep-alive, the broker closes the connection, a new one is made when
-//! there is room, and it sends again what was not acknowledged (with QoS 0 that is nothing).
+//! broker of MQTT 3.1.1 that sends more than that at once, and more than 64 MiB stop the reading itself; the broker
+//! keeps, or drops, what it cannot send, as it is set up to.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use bytes::BytesMut;
+use futures::future::BoxFuture;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
+use super::broker::{Broker, Session};
 use super::config::{MqttSourceConfig, QoS, ReconnectConfig};
-use super::connection::{Broker, Connection, Event, Message, Sender, Session};
+use super::inbox::{Batch, Inbox};
+use super::topic;
 use super::trouble::Trouble;
-use super::{metadata, topic};
+use super::wire::{self, Codec, Connected, Packet};
 use crate::error::ConnectorError;
-use crate::ingest::{Durable, IngestError, IngestWriter};
+use crate::ingest::{IngestError, IngestWriter};
 use crate::{PushSource, SourceContext};
 
-/// At most so many KiB of payloads wait for the ingest log.
-const WAITING_KIB_MAX: u32 = 64 << 10;
-/// At most so many messages go into one append.
-const APPEND_MESSAGES_MAX: usize = 256;
+/// The room for a read.
+const READ_BYTES: usize = 64 << 10;
+/// Room for a packet larger than this is given back after it.
+const INPUT_BYTES_KEPT: usize = 4 * READ_BYTES;
+/// While an append is on its way to the disk, what comes is left to gather, but no longer than this.
+const READ_PAUSE_MAX: Duration = Duration::from_millis(5);
 /// At most so many bytes go into one append, a last message not counted (and no more than a quarter of the log, so that
 /// several appends fit).
 const APPEND_BYTES_MAX: u64 = 1 << 20;
@@ -50,30 +57,39 @@ pub(super) struct MqttSource {
     append_bytes_max: u64,
 }
 
-/// A message on its way from the network to the log.
-struct Waiting {
-    message: Message,
-    /// False for a topic that is not subscribed to (any more): acknowledged and left out.
-    wanted: bool,
-    _room: OwnedSemaphorePermit,
+/// What is known of a connection while it is served.
+struct Link {
+    codec: Codec,
+    /// What was read and is no whole packet yet.
+    input: BytesMut,
+    /// What is to be written.
+    output: BytesMut,
+    inbox: Inbox,
+    keep_alive: Duration,
+    /// A ping was not answered yet.
+    waits_for_pong: bool,
+    /// Since the last ping there was a time without reading.
+    was_full: bool,
+    stopping: bool,
+    said_goodbye: bool,
 }
 
-/// Messages on their way from the log to the acknowledgement.
-struct Unacknowledged {
-    durable: Durable,
-    packet_ids: Vec<u16>,
+impl Link {
+    /// Makes room for a read.
+    fn make_room(&mut self) {
+        if self.input.is_empty() && self.input.capacity() > INPUT_BYTES_KEPT {
+            self.input = BytesMut::new();
+        }
+        if self.input.capacity() - self.input.len() < READ_BYTES / 2 {
+            self.input.reserve(READ_BYTES);
+        }
+    }
 }
 
 /// Why serving a connection ended.
 enum Outcome {
     Stopped,
     Trouble(Trouble),
-}
-
-impl From<ConnectorError> for Outcome {
-    fn from(error: ConnectorError) -> Self {
-        Self::Trouble(Trouble::End(error))
-    }
 }
 
 impl MqttSource {
@@ -84,12 +100,8 @@ impl MqttSource {
         filters: Vec<(String, QoS)>,
         session_expiry: u32,
     ) -> Self {
-        let session = Session {
-            clean: config.clean_start,
-            expiry: session_expiry,
-            receive_maximum: config.receive_maximum,
-            inflight: 1,
-        };
+        let session =
+            Session { clean: config.clean_start, expiry: session_expiry, receive_maximum: config.receive_maximum };
         Self {
             name: format!("{}/{}", context.pipeline, context.name),
             broker: Arc::new(broker),
@@ -104,108 +116,159 @@ impl MqttSource {
 
     /// Serves one connection until it breaks.
     async fn serve(&mut self, log: &IngestWriter, stop: &CancellationToken, backoff: &mut Backoff) -> Outcome {
-        let connection = self.broker.connect(self.session);
-        let sender = connection.sender.clone();
-        let bytes_max = self.append_bytes_max;
-        let capacity = usize::from(self.session.receive_maximum);
-        let (to_log, from_network) = mpsc::channel(capacity);
-        let (to_acknowledge, durable) = mpsc::channel(capacity);
-        // Everything that knows packet ids of this connection lives and ends here.
-        tokio::select! {
-            outcome = self.receive(connection, to_log, stop, backoff) => outcome,
-            outcome = append(from_network, log, bytes_max, to_acknowledge) => outcome,
-            outcome = acknowledge(durable, sender) => outcome,
+        let connected = tokio::select! {
+            biased;
+            connected = wire::connect(&self.broker, self.session) => connected,
+            () = stop.cancelled() => return Outcome::Stopped,
+        };
+        match connected {
+            Ok(connected) => match self.feed(connected, log, stop, backoff).await {
+                Ok(()) => Outcome::Stopped,
+                Err(trouble) => Outcome::Trouble(trouble),
+            },
+            Err(trouble) => Outcome::Trouble(trouble),
         }
     }
 
-    async fn receive(
+    /// Feeds the log from a connection until it breaks, or until the stop.
+    async fn feed(
         &mut self,
-        mut connection: Connection,
-        to_log: mpsc::Sender<Waiting>,
+        connected: Connected,
+        log: &IngestWriter,
         stop: &CancellationToken,
         backoff: &mut Backoff,
-    ) -> Outcome {
-        let sender = connection.sender.clone();
-        let room = Arc::new(Semaphore::new(WAITING_KIB_MAX as usize));
-        let mut unacknowledged = 0usize;
-        let (mut connected, mut stop_at) = (false, None);
+    ) -> Result<(), Trouble> {
+        let Connected { stream, codec, input, answer } = connected;
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let mut link = self.link(codec, input, answer.keep_alive);
+        self.connected(answer.session_present, &mut link, backoff)?;
+        self.take(&mut link)?;
+        let mut storing: Option<BoxFuture<'_, Result<Vec<u16>, IngestError>>> = None;
+        let mut pause = pin!(tokio::time::sleep(Duration::ZERO));
+        let mut ping = pin!(tokio::time::sleep(link.keep_alive));
+        let (mut stopped, mut stop_at) = (pin!(stop.cancelled()), None);
         loop {
-            // `next` must not be cancelled: a packet that is being written would be lost.
-            let event = {
-                let next = connection.next();
-                tokio::pin!(next);
-                loop {
-                    tokio::select! {
-                        biased;
-                        event = &mut next => break event,
-                        () = stop.cancelled(), if stop_at.is_none() => {
-                            if !connected {
-                                return Outcome::Stopped;
-                            }
-                            stop_at = Some(Instant::now() + DRAIN_MAX);
-                            if unacknowledged == 0 {
-                                sender.disconnect();
-                            }
-                        }
-                        () = sleep_until(stop_at) => return Outcome::Stopped,
+            if storing.is_none()
+                && let Some(batch) = link.inbox.pop()
+            {
+                storing = Some(Box::pin(store(log, batch)));
+                pause.as_mut().reset(Instant::now() + READ_PAUSE_MAX);
+            }
+            let pausing = storing.is_some() && !pause.is_elapsed();
+            let has_room = link.inbox.has_room();
+            link.was_full |= !has_room;
+            link.make_room();
+            tokio::select! {
+                biased;
+                stored = wait_for(&mut storing) => {
+                    let packet_ids = stored.map_err(|error| log_failed(&error))?;
+                    link.codec.write_acknowledgements(&packet_ids, &self.broker, &mut link.output)?;
+                    if link.stopping && link.inbox.is_empty() {
+                        self.say_goodbye(&mut link)?;
                     }
                 }
-            };
-            let event = match event {
-                Ok(event) => event,
-                // The broker has taken the good-bye, and closed the connection.
-                Err(_) if stop_at.is_some() => return Outcome::Stopped,
-                Err(trouble) => return Outcome::Trouble(trouble),
-            };
-            match event {
-                Event::Connected { session_present, .. } => {
-                    connected = true;
-                    self.connected(session_present, &sender, backoff);
+                written = writer.write_buf(&mut link.output), if !link.output.is_empty() => match written {
+                    Ok(1..) => {}
+                    _ if link.stopping => return Ok(()),
+                    Ok(0) => return Err(self.broker.closed()),
+                    Err(error) => return Err(self.broker.broken(error)),
+                },
+                () = sleep_until(stop_at) => return Ok(()),
+                () = &mut ping => {
+                    ping.as_mut().reset(Instant::now() + link.keep_alive);
+                    self.ping(&mut link)?;
                 }
-                Event::Subscribed(granted) => {
-                    if let Err(error) = self.subscribed(granted) {
-                        return error.into();
+                () = &mut stopped, if stop_at.is_none() => {
+                    // A full log must not hold up a stop; what is not acknowledged comes again.
+                    if !has_room {
+                        return Ok(());
+                    }
+                    link.stopping = true;
+                    stop_at = Some(Instant::now() + DRAIN_MAX);
+                    if storing.is_none() {
+                        self.say_goodbye(&mut link)?;
                     }
                 }
-                Event::Message(message) => {
-                    if message.qos > 0 {
-                        // While stopping it is left to the broker, which sends it again to the next connection.
-                        if stop_at.is_some() {
-                            continue;
-                        }
-                        unacknowledged += 1;
-                    }
-                    let wanted = self.wanted(&message);
-                    let hand_over = async {
-                        // Neither is ever closed while this runs.
-                        let Ok(permit) = room.clone().acquire_many_owned(kib(&message)).await else { return };
-                        to_log.send(Waiting { message, wanted, _room: permit }).await.ok();
+                read = reader.read_buf(&mut link.input), if has_room && !pausing => {
+                    let taken = match read {
+                        Ok(0) => Err(self.broker.closed()),
+                        Ok(_) => self.take(&mut link),
+                        Err(error) => Err(self.broker.broken(error)),
                     };
-                    tokio::select! {
-                        biased;
-                        () = hand_over => {}
-                        // A full log must not hold up a stop; what is not acknowledged comes again.
-                        () = stop.cancelled() => return Outcome::Stopped,
+                    match taken {
+                        // The broker has taken the good-bye, and closed the connection.
+                        Err(_) if link.stopping => return Ok(()),
+                        taken => taken?,
                     }
                 }
-                Event::Acknowledged => {
-                    unacknowledged = unacknowledged.saturating_sub(1);
-                    if stop_at.is_some() && unacknowledged == 0 {
-                        sender.disconnect();
-                    }
-                }
-                Event::Sent(_) | Event::Delivered(..) | Event::Other => {}
+                () = &mut pause, if pausing => {}
             }
         }
     }
 
-    fn connected(&mut self, session_present: bool, sender: &Sender, backoff: &mut Backoff) {
+    fn link(&self, codec: Codec, input: BytesMut, keep_alive: Option<u16>) -> Link {
+        let keep_alive = keep_alive.filter(|seconds| *seconds > 0).map(|seconds| Duration::from_secs(seconds.into()));
+        Link {
+            codec,
+            input,
+            output: BytesMut::new(),
+            inbox: Inbox::new(self.session.receive_maximum.into(), self.append_bytes_max),
+            keep_alive: keep_alive.unwrap_or(self.broker.keep_alive),
+            waits_for_pong: false,
+            was_full: false,
+            stopping: false,
+            said_goodbye: false,
+        }
+    }
+
+    /// Takes all whole packets that were read.
+    fn take(&mut self, link: &mut Link) -> Result<(), Trouble> {
+        let received_at = chrono::Utc::now().timestamp_micros();
+        while let Some(packet) = link.codec.read(&mut link.input, &self.broker)? {
+            match packet {
+                // While stopping it is left to the broker, which sends it again to the next connection.
+                Packet::Message(message) if link.stopping && message.qos > 0 => {}
+                Packet::Message(message) => {
+                    let topic = message.topic();
+                    let wanted = self.wanted(&topic);
+                    link.inbox.push(&message, &topic, wanted, received_at);
+                }
+                Packet::SubAck(granted) => self.subscribed(granted)?,
+                Packet::PingResp => link.waits_for_pong = false,
+                Packet::ConnAck(_) => return Err(self.broker.wrong_packet()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the connection from this side, once.
+    fn say_goodbye(&self, link: &mut Link) -> Result<(), Trouble> {
+        if link.said_goodbye {
+            return Ok(());
+        }
+        link.said_goodbye = true;
+        link.codec.write_disconnect(&self.broker, &mut link.output)
+    }
+
+    /// Sends a ping, or gives a broker up that has not answered the last one.
+    fn ping(&self, link: &mut Link) -> Result<(), Trouble> {
+        // An answer may have come and not been read.
+        if link.waits_for_pong && !link.was_full {
+            return Err(self.broker.silent());
+        }
+        link.was_full = false;
+        link.waits_for_pong = true;
+        link.codec.write_ping(&self.broker, &mut link.output)
+    }
+
+    fn connected(&mut self, session_present: bool, link: &mut Link, backoff: &mut Backoff) -> Result<(), Trouble> {
         backoff.connected();
         tracing::info!(source = self.name, broker = self.broker.name(), session_present, "connected to the broker");
         self.subscribed &= session_present;
         if !self.subscribed {
-            sender.subscribe(&self.filters);
+            link.codec.write_subscribe(&self.filters, &self.broker, &mut link.output)?;
         }
+        Ok(())
     }
 
     fn subscribed(&mut self, granted: Vec<Result<u8, String>>) -> Result<(), ConnectorError> {
@@ -231,13 +294,13 @@ impl MqttSource {
     }
 
     /// The broker's session may hold subscriptions from before the topics were changed.
-    fn wanted(&mut self, message: &Message) -> bool {
-        let wanted = self.filters.iter().any(|(filter, _)| topic::matches(&message.topic, filter));
+    fn wanted(&mut self, topic: &str) -> bool {
+        let wanted = self.filters.iter().any(|(filter, _)| topic::matches(topic, filter));
         if !wanted && !self.warned_of_stranger {
             self.warned_of_stranger = true;
             tracing::warn!(
                 source = self.name,
-                topic = message.topic,
+                topic,
                 client_id = self.broker.client_id,
                 "the broker's session still has a subscription that this source no longer names; its messages are left \
                  out. One start with clean_start: true, or another client_id, ends it"
@@ -245,11 +308,6 @@ impl MqttSource {
         }
         wanted
     }
-}
-
-/// The room that a message takes while it waits.
-fn kib(message: &Message) -> u32 {
-    (message.payload.len() as u32 / 1024 + 1).min(WAITING_KIB_MAX)
 }
 
 /// Ends at `until`; never where there is no such time.
@@ -260,52 +318,22 @@ async fn sleep_until(until: Option<Instant>) {
     }
 }
 
-/// Appends what came, many messages at once where many wait.
-async fn append(
-    mut from_network: mpsc::Receiver<Waiting>,
-    log: &IngestWriter,
-    bytes_max: u64,
-    to_acknowledge: mpsc::Sender<Unacknowledged>,
-) -> Outcome {
-    let mut waiting = Vec::new();
-    loop {
-        if from_network.recv_many(&mut waiting, APPEND_MESSAGES_MAX).await == 0 {
-            return Outcome::Stopped;
-        }
-        let mut waiting = waiting.drain(..).peekable();
-        while waiting.peek().is_some() {
-            let (mut messages, mut packet_ids, mut permits, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0u64);
-            while bytes < bytes_max
-                && let Some(Waiting { message, wanted, _room }) = waiting.next()
-            {
-                permits.push(_room);
-                packet_ids.extend(Some(message.packet_id).filter(|id| *id != 0));
-                if wanted {
-                    let message = metadata::to_ingest(message);
-                    bytes += message.bytes_max();
-                    messages.push(message);
-                }
-            }
-            let durable = match log.append_when_room(messages).await {
-                Ok(durable) => durable,
-                Err(error) => return log_failed(&error).into(),
-            };
-            to_acknowledge.send(Unacknowledged { durable, packet_ids }).await.ok();
-        }
-    }
+/// Appends a batch and waits until it is durable. What is returned is to be acknowledged.
+async fn store(log: &IngestWriter, batch: Batch) -> Result<Vec<u16>, IngestError> {
+    log.append_batch_when_room(batch.messages).await?.await?;
+    Ok(batch.packet_ids)
 }
 
-/// Acknowledges what has become durable, in order.
-async fn acknowledge(mut durable: mpsc::Receiver<Unacknowledged>, sender: Sender) -> Outcome {
-    while let Some(waiting) = durable.recv().await {
-        if let Err(error) = waiting.durable.await {
-            return log_failed(&error).into();
+/// Ends with the future in `slot`, which is then empty; never where there is none.
+async fn wait_for<T>(slot: &mut Option<BoxFuture<'_, T>>) -> T {
+    match slot {
+        Some(future) => {
+            let value = future.await;
+            *slot = None;
+            value
         }
-        for packet_id in waiting.packet_ids {
-            sender.acknowledge(packet_id);
-        }
+        None => std::future::pending().await,
     }
-    Outcome::Stopped
 }
 
 fn log_failed(error: &IngestError) -> ConnectorError {

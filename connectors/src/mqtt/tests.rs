@@ -683,6 +683,31 @@ async fn tls_trusts_the_given_authority_only_and_shows_its_own_certificate() {
         }
     }
     let url = format!("mqtts://localhost:{}", broker.port());
+    let mut trusted = own.clone();
+    trusted["ca"] = file("ca.pem").into();
+    for version in ["5", "3.1.1"] {
+        let tls = serde_json::json!({"url": url, "tls": trusted, "version": version, "client_id": version});
+        let config = source_config(0, tls.clone());
+        let logs = tempfile::tempdir().unwrap();
+        let running = run(&config, IngestLog::open(logs.path(), &config.ingest).unwrap());
+        let mut sink = build_sink(0, serde_json::json!({"url": url, "tls": trusted}));
+        sink.open(None).await.unwrap();
+        while running.log.stats().next_sequence == 0 {
+            sink.write(&rows(Some("t/x"), 0..1)).await.unwrap();
+            sink.flush().await.unwrap();
+        }
+        // Many records of TLS, and more than one read.
+        sink.write(&rows(Some("t/x"), 1..5001)).await.unwrap();
+        sink.flush().await.unwrap();
+        sink.close().await.unwrap();
+        running.read_numbers(5001).await;
+        running.stop().await;
+        let mut stranger = tls;
+        stranger["tls"]["ca"] = serde_json::Value::Null;
+        let config = source_config(0, stranger);
+        let trouble = wire_trouble(&config).await;
+        assert!(trouble.contains("certificate verify failed"), "{trouble}");
+    }
     let tls = serde_json::json!({"ca": file("ca.pem")});
     let nameless = build_sink(0, serde_json::json!({"url": url, "tls": tls})).open(None).await;
     assert!(nameless.is_err(), "the broker requires a certificate");
@@ -711,6 +736,107 @@ async fn a_full_log_does_not_hold_up_a_stop() {
         running.stop().await;
     };
     timeout(LONG, async { tokio::join!(flood, stopping) }).await.expect("the source stops and closes its connection");
+}
+
+/// Why a connection of the source's own cannot be made.
+async fn wire_trouble(config: &MqttSourceConfig) -> String {
+    let broker = config.broker("trouble".into(), std::path::Path::new("/")).unwrap();
+    let session = broker::Session { clean: true, expiry: 0, receive_maximum: 10 };
+    match wire::connect(&broker, session).await.err().expect("no connection is made") {
+        trouble::Trouble::Lost(message) => message,
+        trouble::Trouble::End(error) => error.message,
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_is_not_there_or_silent_or_something_else_is_said() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let message = wire_trouble(&source_config(free, serde_json::json!({}))).await;
+    assert!(message.contains("Connection refused"), "{message}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let silent = source_config(port, serde_json::json!({"connect_timeout": "50ms"}));
+    let message = wire_trouble(&silent).await;
+    assert!(message.contains("no answer within 50ms"), "{message}");
+    drop(listener.accept().await);
+
+    for (version, answer, said) in [
+        ("5", &[0x20, 3, 0, 0x86, 0][..], "does not let no user in (BadUserNamePassword)"),
+        ("3.1.1", &[0x20, 2, 0, 5], "does not let no user in (NotAuthorized)"),
+        ("5", &[0x20, 3, 0, 0x84, 0], "does not speak this version"),
+        ("3.1.1", &[0x20, 2, 0, 1], "does not speak this version"),
+        ("3.1.1", &[0x20, 2, 0, 2], "refuses the client id"),
+        ("3.1.1", &[0x20, 2, 0, 3], "refuses the connection: ServiceUnavailable"),
+        ("5", &[0xd0, 0], "wrong packet"),
+        ("3.1.1", &[0xf0, 1, 0], "Mqtt state"),
+        ("5", &[0x30, 0xff, 0xff, 0xff, 0x7f], "max_packet_size"),
+        ("3.1.1", &[], "closed the connection"),
+    ] {
+        let config = source_config(port, serde_json::json!({"version": version}));
+        let answering = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert_eq!(read_packet(&mut stream).await.0, 1);
+            stream.write_all(answer).await.unwrap();
+        };
+        let (message, ()) = timeout(LONG, async { tokio::join!(wire_trouble(&config), answering) }).await.unwrap();
+        assert!(message.contains(said) || said == "max_packet_size" && message.contains("are allowed"), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn many_messages_of_one_read_are_acknowledged_in_order_and_in_one_piece() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let config = source_config(listener.local_addr().unwrap().port(), serde_json::json!({"version": "3.1.1"}));
+    let running = run(&config, IngestLog::open(folder.path(), &config.ingest).unwrap());
+    let mut stream = accept(&listener, 0, Some(1)).await;
+    // The last one's second half comes later.
+    let packet = |id: u8| [0x32, 8, 0, 3, b't', b'/', b'x', 0, id, b'0' + id % 10];
+    let packets: Vec<u8> = (1..=100).flat_map(packet).collect();
+    let (most, rest) = packets.split_at(packets.len() - 5);
+    stream.write_all(most).await.unwrap();
+    let mut acknowledged = vec![0; 99 * 4];
+    timeout(LONG, stream.read_exact(&mut acknowledged)).await.unwrap().unwrap();
+    assert_eq!(acknowledged, (1..100).flat_map(|id| [0x40, 2, 0, id]).collect::<Vec<_>>());
+    stream.write_all(rest).await.unwrap();
+    assert_eq!(timeout(LONG, read_packet(&mut stream)).await.unwrap(), (4, vec![0, 100]));
+    // The good-bye comes after the last acknowledgement.
+    stream.write_all(&packet(101)).await.unwrap();
+    while running.log.stats().next_sequence < 101 {
+        tokio::time::sleep(StdDuration::from_millis(1)).await;
+    }
+    let stopping = tokio::spawn(running.stop());
+    assert_eq!(timeout(LONG, read_packet(&mut stream)).await.unwrap(), (4, vec![0, 101]));
+    assert_eq!(timeout(LONG, read_packet(&mut stream)).await.unwrap(), (14, vec![]));
+    drop(stream);
+    assert_eq!(stopping.await.unwrap().stats().next_sequence, 101);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_will_is_published_when_the_source_dies_and_not_when_it_stops() {
+    let broker = Mosquitto::start("", &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let watching = taker(broker.port(), folder.path()).await;
+    for (version, number) in [("5", 1), ("3.1.1", 2)] {
+        for dies in [false, true] {
+            let payload = if dies { number } else { number + 10 };
+            let will = serde_json::json!({"topic": "t/will", "payload": payload.to_string()});
+            let extra = serde_json::json!({"version": version, "client_id": version, "last_will": will});
+            let config = source_config(broker.port(), extra);
+            let logs = tempfile::tempdir().unwrap();
+            let running = run(&config, IngestLog::open(logs.path(), &config.ingest).unwrap());
+            subscribed(&running, broker.port()).await;
+            match dies {
+                true => running.task.abort(),
+                false => drop(running.stop().await),
+            }
+        }
+    }
+    // The probes are the number 0.
+    let (seen, _) = watching.read_numbers(3).await;
+    assert_eq!(seen, BTreeSet::from([0, 1, 2]));
+    watching.stop().await;
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use rumqttc::v5;
 use rumqttc::v5::mqttbytes::v5 as p5;
 
-use super::connection::{Broker, reason};
+use super::broker::{Broker, reason};
 use crate::error::ConnectorError;
 
 /// Why a connection is over.
@@ -13,6 +13,12 @@ pub(super) enum Trouble {
     Lost(String),
     /// Another try would end the same way.
     End(ConnectorError),
+}
+
+impl From<ConnectorError> for Trouble {
+    fn from(error: ConnectorError) -> Self {
+        Self::End(error)
+    }
 }
 
 impl Broker {
@@ -103,7 +109,22 @@ impl Broker {
         Trouble::End(ConnectorError::configuration("max_packet_size", message))
     }
 
-    fn silent(&self) -> Trouble {
+    /// The broker closed the connection without a word.
+    pub(super) fn closed(&self) -> Trouble {
+        self.trouble_v5(v5::StateError::ConnectionAborted.into())
+    }
+
+    /// Reading or writing failed.
+    pub(super) fn broken(&self, error: std::io::Error) -> Trouble {
+        self.trouble_v5(error.into())
+    }
+
+    /// A packet that does not belong there.
+    pub(super) fn wrong_packet(&self) -> Trouble {
+        self.trouble_v5(v5::StateError::WrongPacket.into())
+    }
+
+    pub(super) fn silent(&self) -> Trouble {
         Trouble::Lost(format!("the broker did not answer a ping within {:?}", self.keep_alive))
     }
 }
