@@ -12,7 +12,7 @@ use clap::{Parser, ValueEnum};
 #[derive(Debug, Parser)]
 #[command(name = "bench", version, max_term_width = 100, after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// What to measure; everything where this is missing.
+    /// What to measure; everything where this and --profile are missing.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART,…")]
     pub(crate) only: Vec<Part>,
     /// The daemon to measure; `millstream` beside this program where this is missing. Several are run in turns (A B A B)
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     /// `NAME=VALUE` (as --env), with spaces between them.
     #[arg(long, value_name = "SETTING …")]
     pub(crate) variant: Vec<String>,
-    /// Also run this work under `perf record` and print where the daemon's time goes.
+    /// Run this work under `perf record` and print where the daemon's time goes.
     #[arg(long, value_enum, value_name = "WORK")]
     pub(crate) profile: Option<Profiled>,
     /// Also write all figures here, as JSON.
@@ -72,7 +72,7 @@ Examples:
   bench --only a --daemon old --daemon new  two daemons in turns, with ratios
   bench --only b --variant '/limits/batch_rows_max=65536'
                                             one daemon, with and without a setting
-  bench --only memory --profile a           where the time of work (a) goes";
+  bench --profile a                         where the time of work (a) goes";
 
 /// What can be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -107,9 +107,10 @@ pub(crate) enum Profiled {
 }
 
 impl Args {
-    /// Whether a part is asked for.
+    /// Whether a part is asked for. A profile alone is a profile alone.
     pub(crate) fn wants(&self, part: Part) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
+        let all = self.only.is_empty() && self.profile.is_none();
+        all || self.only.contains(&part)
     }
 }
 
@@ -129,5 +130,6 @@ mod tests {
         let args = Args::parse_from(["bench", "--only", "a,latency"]);
         assert!(args.wants(Part::A) && args.wants(Part::Latency) && !args.wants(Part::B));
         assert!(Args::parse_from(["bench"]).wants(Part::Reload));
+        assert!(!Args::parse_from(["bench", "--profile", "a"]).wants(Part::Reload));
     }
 }

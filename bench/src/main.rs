@@ -12,6 +12,7 @@ mod daemon;
 mod failure;
 mod http_server;
 mod latency;
+mod machine;
 mod many;
 mod memory;
 mod messages;
@@ -40,6 +41,7 @@ use serde_json::{Map, Value, json};
 use crate::args::{Args, Part};
 use crate::bench::Bench;
 use crate::failure::{Context, Failure, Result};
+use crate::machine::Machine;
 use crate::variant::Variant;
 
 fn main() -> ExitCode {
@@ -57,7 +59,9 @@ type Measure = fn(&Bench, &[Variant], &mut Results) -> Result<()>;
 
 fn run(bench: &Bench) -> Result<()> {
     let variants = Variant::all(&bench.args)?;
-    let mut results = Results::new(&variants);
+    let machine = Machine::this();
+    machine.warn(bench.progress());
+    let mut results = Results::new(&variants, &machine)?;
     works::measure(bench, &variants, &mut results)?;
     let parts = [
         (Part::Latency, latency::measure as Measure),
@@ -82,9 +86,10 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    fn new(variants: &[Variant]) -> Self {
-        let daemons: Vec<_> = variants.iter().map(|one| json!({"name": one.name, "binary": one.binary})).collect();
-        Self { json: Map::from_iter([("variants".to_owned(), Value::from(daemons))]) }
+    fn new(variants: &[Variant], machine: &Machine) -> Result<Self> {
+        let variants: Vec<_> = variants.iter().map(|one| json!({"name": one.name, "binary": one.binary})).collect();
+        let json = [("machine".to_owned(), serde_json::to_value(machine)?), ("variants".to_owned(), variants.into())];
+        Ok(Self { json: Map::from_iter(json) })
     }
 
     /// Prints a table, and keeps the figures: by variant, in the order of the runs.

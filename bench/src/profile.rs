@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::failure::{Context, Failure, Result, failed};
+use crate::report;
 
 /// Samples per second of CPU time.
 const FREQUENCY: &str = "299";
@@ -29,7 +30,9 @@ const STAGES: &[(&str, &[&str])] = &[
         &[
             "connectors::kafka::source",
             "connectors::kafka::consumer",
-            "connectors::kafka::fetch",
+            "connectors::kafka::batch",
+            "kafka::native::consumer",
+            "kafka::native::message",
             "rd_kafka_fetch",
             "rd_kafka_msgset_reader",
             "rd_kafka_msgset_parse",
@@ -44,8 +47,12 @@ const STAGES: &[(&str, &[&str])] = &[
         "produce to Kafka",
         &[
             "connectors::kafka::sink",
-            "connectors::kafka::producer",
-            "connectors::kafka::produce",
+            "connectors::kafka::send",
+            "kafka::native::producer",
+            "kafka::native::outgoing",
+            "kafka::native::event",
+            "connectors::kafka::delivery",
+            "connectors::kafka::record",
             "rd_kafka_produce",
             "rd_kafka_msgset_writer",
             "rd_kafka_msgset_create",
@@ -60,7 +67,13 @@ const STAGES: &[(&str, &[&str])] = &[
     ),
     (
         "windows and groups",
-        &["operators::aggregate", "operators::window", "GroupsAccumulator", "datafusion_functions_aggregate"],
+        &[
+            "operators::aggregate",
+            "operators::window",
+            "GroupsAccumulator",
+            "datafusion_physical_plan::aggregates",
+            "datafusion_functions_aggregate",
+        ],
     ),
     ("filter and projection", &["operators::", "datafusion", "arrow_select", "arrow_ord", "arrow_arith"]),
     ("event time", &["event_time"]),
@@ -147,19 +160,25 @@ impl Profile {
         profile
     }
 
-    /// A text with the stages, the most expensive first, and the symbols in which their time is spent.
-    pub(crate) fn text(&self) -> String {
-        let share = |count: u64| count as f64 / self.samples.max(1) as f64 * 100.0;
+    /// A table of the stages, the most expensive first, and the symbols in which their time is spent. `cpu_s_per_million`
+    /// is what all of it costs.
+    pub(crate) fn text(&self, cpu_s_per_million: f64) -> String {
+        let share = |count: u64| count as f64 / self.samples.max(1) as f64;
         let mut stages: Vec<_> =
             self.stages.iter().map(|(name, symbols)| (symbols.values().sum::<u64>(), name, symbols)).collect();
         stages.sort_by(|one, other| other.cmp(one));
-        let mut text = format!("{} samples of the daemon's CPU time\n", self.samples);
+        let rows = stages.iter().map(|(count, name, _)| {
+            let share = share(*count);
+            vec![(**name).to_owned(), format!("{:.1}%", share * 1e2), format!("{:.3}", share * cpu_s_per_million)]
+        });
+        let table = report::table(&["stage", "share", "CPU s/M"], rows.collect());
+        let mut text = format!("{table}\n\nby symbol, of {} samples:\n", self.samples);
         for (count, name, symbols) in stages {
-            text.push_str(&format!("{:6.1}%  {name}\n", share(count)));
+            text.push_str(&format!("{:6.1}%  {name}\n", share(count) * 1e2));
             let mut symbols: Vec<_> = symbols.iter().collect();
             symbols.sort_by_key(|(symbol, count)| (std::cmp::Reverse(**count), (*symbol).clone()));
             for (symbol, count) in symbols.into_iter().take(SYMBOLS) {
-                text.push_str(&format!("           {:5.1}%  {symbol}\n", share(*count)));
+                text.push_str(&format!("           {:5.1}%  {symbol}\n", share(*count) * 1e2));
             }
         }
         text
@@ -209,7 +228,10 @@ tokio-rt-worker
         assert_eq!(profile.stages["decode"], BTreeMap::from([("__memmove_avx".to_owned(), 1)]));
         assert_eq!(profile.stages["consume from Kafka"].len(), 1);
         assert_eq!(profile.stages[OTHER].len(), 1);
-        assert!(profile.text().contains(" 33.3%  decode"));
+        let text = profile.text(1.2);
+        assert!(text.contains(" 33.3%  decode"), "{text}");
+        let line = text.lines().find(|line| line.starts_with("| decode ")).unwrap();
+        assert!(line.contains(" 33.3% ") && line.contains(" 0.400 "), "{line}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{Cell, CellAlignment, Table};
 
-use crate::rounds::middle;
+use crate::rounds::{middle, ratio};
 use crate::throughput::Throughput;
 use crate::variant::Variant;
 
@@ -24,13 +24,13 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> Table {
 pub(crate) fn throughput(title: &str, variants: &[Variant], runs: &[Vec<Throughput>]) -> String {
     let figures: Vec<(&str, Throughput)> =
         variants.iter().zip(runs).filter_map(|(variant, runs)| Some((variant.name.as_str(), middle(runs)?))).collect();
-    let Some((_, first)) = figures.first() else { return String::new() };
+    let costs: Vec<Vec<f64>> = runs.iter().map(|runs| runs.iter().map(|run| run.cpu_s_per_million).collect()).collect();
     let several = figures.len() > 1;
     let mut header = vec!["", "msg/s", "msg/core-s", "CPU s/M", "peak MB", "idle MB", "first row ms", "rows"];
     if several {
-        header.push("CPU ratio");
+        header.push("CPU ratio (least–most)");
     }
-    let rows = figures.iter().map(|(name, figures)| {
+    let rows = figures.iter().zip(&costs).map(|((name, figures), cost)| {
         let mut row = vec![
             (*name).to_owned(),
             thousands(figures.messages_per_s),
@@ -42,7 +42,8 @@ pub(crate) fn throughput(title: &str, variants: &[Variant], runs: &[Vec<Throughp
             format!("{} of {}", thousands(figures.rows as f64), thousands(figures.rows_expected as f64)),
         ];
         if several {
-            row.push(format!("{:.3}", figures.cpu_s_per_million / first.cpu_s_per_million));
+            let (ratio, least, most) = ratio(cost, &costs[0]);
+            row.push(format!("{ratio:.3} ({least:.2}–{most:.2})"));
         }
         row
     });

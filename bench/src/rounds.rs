@@ -41,6 +41,14 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     }
 }
 
+/// What one costs by the other's costs, round by round: the median, the least and the most.
+pub(crate) fn ratio(costs: &[f64], of: &[f64]) -> (f64, f64, f64) {
+    let ratios: Vec<f64> = costs.iter().zip(of).map(|(cost, of)| cost / of).collect();
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = ratios.iter().copied().fold(0.0, f64::max);
+    (median(ratios), least, most)
+}
+
 /// The medians of each figure.
 pub(crate) fn middle(runs: &[Throughput]) -> Option<Throughput> {
     let last = runs.last()?;
@@ -73,5 +81,11 @@ mod tests {
         assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median([5.0]), 5.0);
         assert!(median([]).is_nan());
+    }
+
+    #[test]
+    fn ratios_are_taken_within_rounds() {
+        // The second round ran on a slow machine.
+        assert_eq!(ratio(&[1.0, 2.0, 1.5], &[2.0, 4.0, 2.0]), (0.5, 0.5, 0.75));
     }
 }

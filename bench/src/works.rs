@@ -91,8 +91,8 @@ fn record(bench: &Bench, variant: &Variant, work: Work, input: &Input<'_>, resul
     let folder = bench.args.keep.as_deref().unwrap_or(bench.folder());
     std::fs::create_dir_all(folder)?;
     let mut recording = Recording::new(folder)?;
-    throughput::run(bench, variant, work, input, Some(&mut recording))?;
+    let run = throughput::run(bench, variant, work, input, Some(&mut recording))?;
     bench.progress().begin("reading the profile");
-    let profile = recording.profile()?;
-    results.add("profile", &format!("{}: where the time goes\n{}", work.title(), profile.text()), &profile.text())
+    let text = recording.profile()?.text(run.cpu_s_per_million);
+    results.add("profile", &format!("{}: where the time goes\n{text}", work.title()), &text)
 }

@@ -7,7 +7,8 @@
 //! rounds counts. What is counted is the CPU time of all threads of this process, user and system, from the first message
 //! to the last (reading) or to the last acknowledgement (writing). "rdkafka" is one message at a time by
 //! `BaseConsumer::poll` into an Arrow array, and by `ThreadedProducer::send`; both sides have the same options of
-//! librdkafka. ONLY names one way (`read-source`, `read-rdkafka`, `write-sink`, `write-rdkafka`), to profile it. The
+//! librdkafka. ONLY names one way (`read-source`, `read-rdkafka`, `write-sink`, `write-rdkafka`), to profile it, or
+//! `latency`: how long a row takes from the sink's `write` through the broker to the source's `next`, at 1,000 rows/s. The
 //! environment variables KAFKA_BENCH_SOURCE and KAFKA_BENCH_SINK have further options as JSON (`{"linger": "20ms"}`),
 //! KAFKA_BENCH_METADATA the metadata fields to read (`key,offset`).
 
@@ -21,7 +22,7 @@ use arrow::array::{Array, ArrayBuilder, BinaryArray, BinaryBuilder, RecordBatch}
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use millstream_connectors::format::FormatConfig;
 use millstream_connectors::kafka::{KafkaSinkConfig, KafkaSourceConfig, METADATA};
-use millstream_connectors::{Positions, SinkContext, SourceContext, SourceEvent};
+use millstream_connectors::{Positions, Sink, SinkContext, Source, SourceContext, SourceEvent};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -31,6 +32,10 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 
 const READ_TOPIC: &str = "kafka-bench-read";
 const WRITE_TOPIC: &str = "kafka-bench-write";
+const LATENCY_TOPIC: &str = "kafka-bench-latency";
+/// So many rows, one each millisecond; those of the first second do not count.
+const LATENCY_ROWS: usize = 10_000;
+const LATENCY_WARM_UP: usize = 1_000;
 const BATCH_ROWS: usize = 8192;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
@@ -67,6 +72,10 @@ fn main() -> Fallible<()> {
     let rounds: usize = arguments.next().map_or(Ok(5), |text| text.parse())?;
     let only = arguments.next();
     let messages = (millions * 1e6) as usize;
+    if only.as_deref() == Some("latency") {
+        create(&brokers)?;
+        return latency(&brokers);
+    }
     fill(&brokers, messages)?;
     let ways: Vec<_> = WAYS.iter().filter(|way| only.as_deref().is_none_or(|only| only == way.name)).collect();
     let mut costs = vec![Vec::new(); ways.len()];
@@ -111,7 +120,7 @@ fn message(n: usize) -> String {
         mixed % 100,
         1000 + mixed % 30,
         mixed % 97,
-        if n % 50 == 0 { "warn" } else { "ok" },
+        if n.is_multiple_of(50) { "warn" } else { "ok" },
         device % 10,
     )
 }
@@ -125,8 +134,10 @@ fn client(brokers: &str) -> ClientConfig {
 #[tokio::main(flavor = "current_thread")]
 async fn create(brokers: &str) -> Fallible<()> {
     let admin: AdminClient<DefaultClientContext> = client(brokers).create()?;
-    let new: Vec<_> =
-        [READ_TOPIC, WRITE_TOPIC].iter().map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1))).collect();
+    let new: Vec<_> = [READ_TOPIC, WRITE_TOPIC, LATENCY_TOPIC]
+        .iter()
+        .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)))
+        .collect();
     // Those that exist are refused, and left as they are.
     admin.create_topics(&new, &AdminOptions::new()).await?;
     Ok(())
@@ -221,16 +232,15 @@ impl millstream_connectors::source::ExpressionCompiler for NoExpressions {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn read_source(brokers: &str, messages: usize) -> Fallible<Cost> {
+fn source(brokers: &str, topic: &str, start: &str) -> Fallible<Box<dyn Source>> {
     let mut options = serde_json::json!({
-        "brokers": brokers, "topics": READ_TOPIC, "group_id": format!("kafka-bench-{}", unique()),
+        "brokers": brokers, "topics": topic, "start_offset": start, "group_id": format!("kafka-bench-{}", unique()),
     });
     add_options(&mut options, "KAFKA_BENCH_SOURCE")?;
     let config: KafkaSourceConfig = serde_json::from_value(options)?;
     let metadata = std::env::var("KAFKA_BENCH_METADATA").unwrap_or_default();
     let known = METADATA.iter().map(|field| field.name).filter(|name| metadata.split(',').any(|one| one == *name));
-    let mut source = config.build(&SourceContext {
+    let source = config.build(&SourceContext {
         pipeline: "bench".into(),
         name: "read".into(),
         base_dir: ".".into(),
@@ -241,6 +251,12 @@ async fn read_source(brokers: &str, messages: usize) -> Fallible<Cost> {
         routes: Arc::default(),
         expressions: Arc::new(NoExpressions),
     })?;
+    Ok(source)
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn read_source(brokers: &str, messages: usize) -> Fallible<Cost> {
+    let mut source = source(brokers, READ_TOPIC, "earliest")?;
     source.open(&Positions::default()).await?;
     let (mut taken, mut batches, mut start) = (0, 0, None);
     while taken < messages {
@@ -284,14 +300,12 @@ fn write_rdkafka(brokers: &str, messages: usize) -> Fallible<Cost> {
     Ok(Cost { cpu: cpu()? - before, wall: began.elapsed().as_secs_f64(), batch: 1.0 })
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn write_sink(brokers: &str, messages: usize) -> Fallible<Cost> {
-    let rows = rows(messages)?;
-    let mut options = serde_json::json!({"brokers": brokers, "topic": WRITE_TOPIC});
+fn sink(brokers: &str, topic: &str) -> Fallible<Box<dyn Sink>> {
+    let mut options = serde_json::json!({"brokers": brokers, "topic": topic});
     add_options(&mut options, "KAFKA_BENCH_SINK")?;
     let config: KafkaSinkConfig = serde_json::from_value(options)?;
     let format: FormatConfig = serde_json::from_value(serde_json::json!("bytes"))?;
-    let mut sink = config.build(&SinkContext {
+    let sink = config.build(&SinkContext {
         pipeline: "bench".into(),
         name: "write".into(),
         base_dir: ".".into(),
@@ -299,6 +313,57 @@ async fn write_sink(brokers: &str, messages: usize) -> Fallible<Cost> {
         format: Some(format),
         routes: Arc::default(),
     })?;
+    Ok(sink)
+}
+
+/// Prints how long rows take.
+#[tokio::main(flavor = "current_thread")]
+async fn latency(brokers: &str) -> Fallible<()> {
+    let (mut source, mut sink) = (source(brokers, LATENCY_TOPIC, "earliest")?, sink(brokers, LATENCY_TOPIC)?);
+    source.open(&Positions::default()).await?;
+    sink.open(None).await?;
+    let (run, began, before) = (unique().to_string(), Instant::now(), cpu()?);
+    let writing = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(1));
+        for n in 0..LATENCY_ROWS {
+            // Where a tick comes late the row is late too: its time is when it should have been written.
+            let due = ticks.tick().await.into_std().duration_since(began).as_nanos();
+            let payload = BinaryArray::from_iter_values([format!("{run} {n} {due}")]);
+            sink.write(&RecordBatch::try_new(columns(), vec![Arc::new(payload)])?).await?;
+        }
+        sink.flush().await?;
+        Ok::<_, Box<dyn Error>>(())
+    };
+    let mut taken = Vec::with_capacity(LATENCY_ROWS);
+    let reading = async {
+        while taken.len() < LATENCY_ROWS {
+            let SourceEvent::Messages(batch) = source.next().await? else { continue };
+            let now = began.elapsed().as_nanos() as f64;
+            for text in batch.payloads.iter().flatten().map(std::str::from_utf8) {
+                let parts: Vec<_> = text?.split(' ').collect();
+                if parts[0] == run {
+                    taken.push((now - parts[2].parse::<f64>()?) / 1e6);
+                }
+            }
+        }
+        Ok::<_, Box<dyn Error>>(())
+    };
+    tokio::try_join!(writing, reading)?;
+    let used = (cpu()? - before) / began.elapsed().as_secs_f64() * 100.0;
+    taken.drain(..LATENCY_WARM_UP);
+    taken.sort_by(f64::total_cmp);
+    let at = |part: f64| taken[((taken.len() - 1) as f64 * part) as usize];
+    println!("latency in ms: p50 {:.2}, p99 {:.2}, p99.9 {:.2}, most {:.2}", at(0.5), at(0.99), at(0.999), at(1.0));
+    println!("CPU: {used:.1}% of a core");
+    source.close().await?;
+    sink.close().await?;
+    Ok(())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn write_sink(brokers: &str, messages: usize) -> Fallible<Cost> {
+    let rows = rows(messages)?;
+    let mut sink = sink(brokers, WRITE_TOPIC)?;
     sink.open(None).await?;
     let (before, began) = (cpu()?, Instant::now());
     for batch in &rows {

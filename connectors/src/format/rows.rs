@@ -22,6 +22,11 @@ pub(super) struct Mark {
 }
 
 impl Rows {
+    /// Makes room for `more` rows.
+    pub(super) fn reserve(&mut self, more: usize) {
+        self.message_of_row.reserve(more);
+    }
+
     /// What follows belongs to this message of the batch.
     pub(super) fn next_message(&mut self, message: usize) {
         // A batch has at most `batch_bytes_max` bytes, so its messages can be counted in 32 bits.

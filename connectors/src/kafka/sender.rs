@@ -22,6 +22,8 @@ use crate::format::Encoded;
 
 /// librdkafka's limit of messages per request and partition (`batch.num.messages`).
 const REQUEST_MESSAGES_MAX: usize = 10_000;
+/// At most so many bytes are handed over at a time, however many partitions there are (or one larger message).
+const BYTES_AT_A_TIME_MAX: usize = 64 << 20;
 /// While messages are under way, the thread looks whether it is to end so often.
 const STOP_CHECK: Duration = Duration::from_millis(100);
 
@@ -152,7 +154,7 @@ impl Sending {
         };
         Budget {
             messages: REQUEST_MESSAGES_MAX * partitions,
-            bytes: self.pace.request_bytes.saturating_mul(partitions),
+            bytes: self.pace.request_bytes.saturating_mul(partitions).min(BYTES_AT_A_TIME_MAX),
         }
     }
 

@@ -156,7 +156,7 @@ fn yes() -> bool {
 }
 
 fn default_linger() -> Duration {
-    Duration::from_millis(5)
+    Duration::from_millis(0)
 }
 
 fn default_batch_size() -> ByteSize {

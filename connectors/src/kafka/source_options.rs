@@ -51,7 +51,7 @@ pub struct KafkaSourceConfig {
     #[serde(default = "default_heartbeat")]
     pub heartbeat: Duration,
     /// The group takes a member for stuck that did not poll for so long. A sink that stands still is no reason: the
-    /// source goes on polling with its partitions paused.
+    /// source goes on polling, and only fetches nothing more.
     #[serde(default = "default_max_poll")]
     pub max_poll: Duration,
     /// A broker answers when it has so many bytes, or after `fetch_wait`.

@@ -22,6 +22,10 @@ use crate::engine::event_time::{ClockState, EventClock};
 use crate::engine::sink_task::sleep_until;
 use crate::metrics::SourceMetrics;
 
+/// After a small batch that took some time, rows are gathered for so many times as long (and no longer than `linger`):
+/// a trickle of rows costs at most a fifth of a core.
+const WAIT_PER_WORK: u32 = 4;
+
 /// What the coordinator tells a source.
 #[derive(Debug)]
 pub(crate) enum SourceControl {
@@ -106,15 +110,21 @@ impl SourceTask {
                     let started = Instant::now();
                     match self.take(event).await? {
                         None => return self.finish().await,
-                        Some(rows) if rows < self.small_batch && !self.linger.is_zero() => {
-                            read_after = Some(started + self.linger);
-                        }
+                        Some(rows) if rows < self.small_batch => read_after = self.company_until(started),
                         Some(_) => {}
                     }
                     self.was_busy(started);
                 }
             }
         }
+    }
+
+    /// Until when the batch after a small one, which was begun at `started`, waits for more rows: in proportion to the
+    /// work that a batch makes, so that small batches never take more than a share of a core, and cheap ones hardly wait.
+    fn company_until(&self, started: Instant) -> Option<Instant> {
+        let now = Instant::now();
+        let wait = (now.duration_since(started) * WAIT_PER_WORK).min(self.linger);
+        (!wait.is_zero()).then(|| now + wait)
     }
 
     /// Since `started` nothing was read: what comes after the source held it up.

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::FunctionError;
@@ -23,6 +23,8 @@ pub struct Engine {
     disk: Option<DiskCache>,
     /// Compiled code by the blake3 of its file, for as long as a loaded module uses it: a reload compiles nothing anew.
     compiled: Mutex<HashMap<[u8; 32], Weak<Compiled>>>,
+    /// Whether the thread that keeps deadlines could be started; it is with the first module.
+    ticker: OnceLock<Result<(), String>>,
 }
 
 /// Compiled code, shared by all that load the same bytes.
@@ -33,7 +35,7 @@ pub(super) struct Compiled {
 }
 
 impl Engine {
-    /// Starts the engine and its ticker thread, which ends with the last user of the engine.
+    /// Starts the engine. Its ticker thread starts with the first module, and ends with the last user of the engine.
     ///
     /// `cache_dir` keeps compiled code over restarts; it is made where it is missing, and must belong to the daemon's
     /// user with nobody else able to write there, because what is in it is run as machine code. Without it code is
@@ -47,23 +49,29 @@ impl Engine {
         config.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(20));
         let wasmtime = wasmtime::Engine::new(&config).map_err(|error| failed(format!("cannot start: {error:#}")))?;
         let disk = cache_dir.map(|dir| DiskCache::open(dir, &wasmtime)).transpose().map_err(failed)?;
-        let ticked = wasmtime.weak();
-        std::thread::Builder::new()
-            .name("wasm-epoch".into())
-            .spawn(move || {
+        Ok(Arc::new(Self { wasmtime, disk, compiled: Mutex::default(), ticker: OnceLock::new() }))
+    }
+
+    pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
+        &self.wasmtime
+    }
+
+    /// Starts the ticker, if it does not run.
+    fn keep_deadlines(&self) -> Result<(), wasmtime::Error> {
+        let started = self.ticker.get_or_init(|| {
+            let ticked = self.wasmtime.weak();
+            let tick = move || {
                 while let Some(engine) = ticked.upgrade() {
                     engine.increment_epoch();
                     drop(engine);
                     #[expect(clippy::disallowed_methods, reason = "this thread is its own")]
                     std::thread::sleep(EPOCH_TICK);
                 }
-            })
-            .map_err(|error| failed(format!("cannot start the thread that keeps deadlines: {error}")))?;
-        Ok(Arc::new(Self { wasmtime, disk, compiled: Mutex::default() }))
-    }
-
-    pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
-        &self.wasmtime
+            };
+            let thread = std::thread::Builder::new().name("wasm-epoch".into()).spawn(tick);
+            thread.map(drop).map_err(|error| format!("cannot start the thread that keeps deadlines: {error}"))
+        });
+        started.clone().map_err(wasmtime::Error::msg)
     }
 
     /// The number of ticks after which at least `deadline` has passed.
@@ -76,6 +84,7 @@ impl Engine {
     /// Compiled code for `bytes`: what is loaded already, what the disk has, or compiled now (in this thread and
     /// wasmtime's pool; it may take seconds).
     pub(super) fn compile(&self, bytes: &[u8]) -> Result<Arc<Compiled>, wasmtime::Error> {
+        self.keep_deadlines()?;
         let hash = blake3::hash(bytes);
         if let Some(compiled) = self.loaded().get(hash.as_bytes()).and_then(Weak::upgrade) {
             return Ok(compiled);

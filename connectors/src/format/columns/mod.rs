@@ -2,16 +2,21 @@
 //!
 //! Beyond Arrow's own builders these can be cut back ([`Column::truncate`]), which is how a message that turns out to be
 //! wrong halfway leaves no trace. What is here knows scalars and nulls, not JSON or CSV.
+//!
+//! A value has two ways into a leaf. [`Column::push`] takes it as it is written and decides everything; the short cuts
+//! [`Column::push_number`] and [`Column::push_text`] take what is plain, and leave the rest to `push`.
 
 mod leaf;
 mod number;
+mod scalar;
+mod text;
 mod time;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanBufferBuilder, FixedSizeListArray, LargeListArray, ListArray, RecordBatch, RecordBatchOptions,
+    ArrayRef, FixedSizeListArray, LargeListArray, ListArray, NullBufferBuilder, RecordBatch, RecordBatchOptions,
     StructArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
@@ -19,34 +24,11 @@ use arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 
 use crate::error::ConnectorError;
-use leaf::Leaf;
-
-/// How many characters of a wrong value an error shows.
-const SHOWN_CHARS_MAX: usize = 40;
-
-/// One value as a message has it, before it is known to fit its column.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Scalar<'a> {
-    Bool(bool),
-    /// A number, as it is written.
-    Number(&'a str),
-    Text(&'a str),
-    /// An object or an array, where no such thing fits.
-    Nested(&'static str),
-}
-
-/// Why a scalar does not fit its column.
-#[derive(Debug)]
-pub(super) enum Wrong {
-    /// It is of another type.
-    Type,
-    /// It is too large or too small.
-    Range,
-    /// It has digits that the column cannot keep.
-    Inexact,
-    /// It is of the right type and wrong otherwise.
-    Because(String),
-}
+pub(super) use leaf::Leaf;
+pub(super) use number::Number;
+use scalar::type_name;
+pub(super) use scalar::{Scalar, Wrong};
+pub(super) use text::Prefix;
 
 /// How a column reads its values.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,6 +63,8 @@ pub(super) struct Column {
     /// Its SQL type, for errors.
     expected: String,
     nullable: bool,
+    /// How many complete values there are.
+    len: usize,
     pub(super) kind: Kind,
 }
 
@@ -112,65 +96,16 @@ pub(super) struct Columns {
 }
 
 /// Which rows are there.
-pub(super) struct Validity(BooleanBufferBuilder);
+pub(super) struct Validity(NullBufferBuilder);
 
 impl Validity {
     fn new() -> Self {
-        Self(BooleanBufferBuilder::new(0))
+        Self(NullBufferBuilder::new(0))
     }
 
     fn finish(&mut self) -> Option<NullBuffer> {
-        let nulls = NullBuffer::new(self.0.finish());
-        (nulls.null_count() > 0).then_some(nulls)
-    }
-}
-
-/// A type's name as people write it in SQL.
-pub(super) fn type_name(data_type: &DataType) -> String {
-    match data_type {
-        DataType::Boolean => "boolean".into(),
-        DataType::Int8 => "tinyint".into(),
-        DataType::Int16 => "smallint".into(),
-        DataType::Int32 => "int".into(),
-        DataType::Int64 => "bigint".into(),
-        DataType::UInt8 => "tinyint unsigned".into(),
-        DataType::UInt16 => "smallint unsigned".into(),
-        DataType::UInt32 => "int unsigned".into(),
-        DataType::UInt64 => "bigint unsigned".into(),
-        DataType::Float32 => "real".into(),
-        DataType::Float64 => "double".into(),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".into(),
-        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "binary (base64 text)".into(),
-        DataType::Decimal32(p, s)
-        | DataType::Decimal64(p, s)
-        | DataType::Decimal128(p, s)
-        | DataType::Decimal256(p, s) => format!("decimal({p}, {s})"),
-        DataType::Date32 => "date (YYYY-MM-DD)".into(),
-        DataType::Time32(_) | DataType::Time64(_) => "time (HH:MM:SS)".into(),
-        DataType::Timestamp(_, _) => "timestamp (RFC 3339 text or an epoch number)".into(),
-        DataType::List(field) | DataType::LargeList(field) => format!("array of {}", type_name(field.data_type())),
-        DataType::FixedSizeList(field, n) => format!("array of {n} {}", type_name(field.data_type())),
-        DataType::Struct(_) => "object".into(),
-        other => other.to_string(),
-    }
-}
-
-impl Scalar<'_> {
-    /// What it is, for errors.
-    pub(super) fn describe(&self) -> String {
-        match self {
-            Self::Bool(value) => format!("the boolean {value}"),
-            Self::Number(text) => format!("the number {}", shorten(text)),
-            Self::Text(text) => format!("the text {:?}", shorten(text)),
-            Self::Nested(what) => (*what).to_owned(),
-        }
-    }
-}
-
-fn shorten(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+        // A null may have been cut off again.
+        self.0.finish().filter(|nulls| nulls.null_count() > 0)
     }
 }
 
@@ -208,21 +143,19 @@ impl Column {
             path,
             expected: type_name(field.data_type()),
             nullable: field.is_nullable(),
+            len: 0,
             kind,
         })
     }
 
     /// How many complete values there are.
     pub(super) fn len(&self) -> usize {
-        match &self.kind {
-            Kind::Leaf(leaf) => leaf.len(),
-            Kind::List(list) => list.validity.0.len(),
-            Kind::Struct(fields) => fields.validity.0.len(),
-        }
+        self.len
     }
 
     /// Forgets all after the first `len` values, and a value that is half written.
     pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
         match &mut self.kind {
             Kind::Leaf(leaf) => leaf.truncate(len),
             Kind::List(list) => {
@@ -257,9 +190,29 @@ impl Column {
             Kind::Leaf(leaf) => leaf.push(value),
             Kind::List(_) | Kind::Struct(_) => Err(Wrong::Type),
         };
-        if let Err(wrong) = result {
-            self.wrong(value, wrong, problem);
+        match result {
+            Ok(()) => self.len += 1,
+            Err(wrong) => self.wrong(value, wrong, problem),
         }
+    }
+
+    /// Appends a number by its worth. Where that does not do, it says false and appends nothing; `push` then takes or
+    /// refuses the number as it is written.
+    #[inline]
+    pub(super) fn push_number(&mut self, number: Number) -> bool {
+        let Kind::Leaf(leaf) = &mut self.kind else { return false };
+        let taken = leaf.push_number(number);
+        self.len += usize::from(taken);
+        taken
+    }
+
+    /// Appends text that has been checked to be UTF-8, or says false as [`Self::push_number`] does.
+    #[inline]
+    pub(super) fn push_text(&mut self, text: Prefix<'_>) -> bool {
+        let Kind::Leaf(leaf) = &mut self.kind else { return false };
+        let taken = leaf.push_text(text);
+        self.len += usize::from(taken);
+        taken
     }
 
     /// Appends a null, or says in `problem` that the column takes none.
@@ -274,6 +227,7 @@ impl Column {
 
     /// Appends a null whatever the column says: below a parent that is null itself.
     fn push_masked(&mut self) {
+        self.len += 1;
         match &mut self.kind {
             Kind::Leaf(leaf) => leaf.push_null(),
             Kind::List(list) => {
@@ -283,13 +237,13 @@ impl Column {
                     }
                 }
                 list.offsets.push(list.child.len());
-                list.validity.0.append(false);
+                list.validity.0.append_null();
             }
             Kind::Struct(fields) => {
                 for column in &mut fields.columns.list {
                     column.push_masked();
                 }
-                fields.validity.0.append(false);
+                fields.validity.0.append_null();
             }
         }
     }
@@ -307,22 +261,33 @@ impl Column {
             return;
         }
         list.offsets.push(list.child.len());
-        list.validity.0.append(true);
+        list.validity.0.append_non_null();
+        self.len += 1;
     }
 
     /// Closes a struct whose fields have been appended; those that did not come become null.
     pub(super) fn end_struct(&mut self, problem: &mut Problem) {
         let Kind::Struct(fields) = &mut self.kind else { return };
-        fields.columns.end_row(fields.validity.0.len(), problem);
-        fields.validity.0.append(true);
+        fields.columns.end_row(self.len, problem);
+        fields.validity.0.append_non_null();
+        self.len += 1;
+    }
+
+    /// Makes room for `more` values, so that few of them have to.
+    fn reserve(&mut self, more: usize) {
+        match &mut self.kind {
+            Kind::Leaf(leaf) => leaf.reserve(more),
+            Kind::List(list) => list.offsets.reserve(more),
+            Kind::Struct(fields) => fields.columns.reserve(more),
+        }
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let len = std::mem::take(&mut self.len);
         match &mut self.kind {
             Kind::Leaf(leaf) => leaf.finish(),
-            Kind::List(list) => list.finish(),
+            Kind::List(list) => list.finish(len),
             Kind::Struct(fields) => {
-                let len = fields.validity.0.len();
                 let arrays = fields.columns.list.iter_mut().map(Column::finish).collect::<Result<Vec<_>, _>>()?;
                 let nulls = fields.validity.finish();
                 Ok(Arc::new(StructArray::try_new_with_length(fields.fields.clone(), arrays, nulls, len)?))
@@ -332,8 +297,7 @@ impl Column {
 }
 
 impl ListColumn {
-    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let len = self.validity.0.len();
+    fn finish(&mut self, len: usize) -> Result<ArrayRef, ArrowError> {
         let nulls = self.validity.finish();
         let values = self.child.finish()?;
         let offsets = std::mem::replace(&mut self.offsets, vec![0]);
@@ -380,6 +344,13 @@ impl Columns {
         match self.list.get(expected) {
             Some(column) if column.name == name => Some(expected),
             _ => self.index.get(name).copied(),
+        }
+    }
+
+    /// Makes room for `more` rows.
+    pub(super) fn reserve(&mut self, more: usize) {
+        for column in &mut self.list {
+            column.reserve(more);
         }
     }
 

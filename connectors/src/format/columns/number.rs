@@ -4,6 +4,81 @@ use std::str::FromStr;
 
 use super::{Scalar, Wrong};
 
+/// The worth of a number: `mantissa` times 10 to the power `exponent`.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::format) struct Number {
+    /// All of its digits, the point left out.
+    pub(in crate::format) mantissa: u64,
+    pub(in crate::format) exponent: i32,
+    pub(in crate::format) negative: bool,
+    /// False where the digits are more than `mantissa` can hold. What it holds then is worth nothing.
+    pub(in crate::format) exact: bool,
+}
+
+/// The powers of ten that a double holds exactly.
+const POWERS: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
+];
+
+/// The powers of ten that a float holds exactly.
+const POWERS_32: [f32; 11] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
+
+impl Number {
+    /// The number as an integer, where it is written as one and 63 bits hold it.
+    #[inline]
+    pub(super) fn integer(self) -> Option<i64> {
+        let value = i64::try_from(self.mantissa).ok().filter(|_| self.exact && self.exponent == 0)?;
+        Some(if self.negative { -value } else { value })
+    }
+
+    /// The double that is nearest. Where mantissa and power are doubles themselves, one multiplication or division
+    /// rounds once and so is exact (Clinger's fast path); other numbers are not for here.
+    #[inline]
+    pub(super) fn double(self) -> Option<f64> {
+        if !self.exact || self.mantissa > 1 << f64::MANTISSA_DIGITS {
+            return None;
+        }
+        let power = *POWERS.get(self.exponent.unsigned_abs() as usize)?;
+        let mantissa = self.mantissa as f64;
+        let value = if self.exponent < 0 { mantissa / power } else { mantissa * power };
+        Some(if self.negative { -value } else { value })
+    }
+
+    /// The same for a float of 32 bits.
+    #[inline]
+    pub(super) fn float(self) -> Option<f32> {
+        if !self.exact || self.mantissa > 1 << f32::MANTISSA_DIGITS {
+            return None;
+        }
+        let power = *POWERS_32.get(self.exponent.unsigned_abs() as usize)?;
+        let mantissa = self.mantissa as f32;
+        let value = if self.exponent < 0 { mantissa / power } else { mantissa * power };
+        Some(if self.negative { -value } else { value })
+    }
+
+    /// The unscaled value of a decimal with at most 18 digits.
+    #[inline]
+    pub(super) fn decimal(self, precision: u8, scale: i8) -> Option<i64> {
+        let shift = usize::try_from(self.exponent.checked_add(i32::from(scale))?).ok()?;
+        let value = i64::try_from(self.mantissa).ok()?.checked_mul(*INTEGER_POWERS.get(shift)?)?;
+        // What has more digits than the column is not for here, nor is what has more than 18.
+        let limit = INTEGER_POWERS.get(usize::from(precision)).copied().unwrap_or(INTEGER_POWERS[18]);
+        (self.exact && value < limit).then_some(if self.negative { -value } else { value })
+    }
+}
+
+/// The powers of ten that 63 bits hold.
+const INTEGER_POWERS: [i64; 19] = {
+    let mut powers = [1; 19];
+    let mut i = 1;
+    while i < powers.len() {
+        powers[i] = powers[i - 1] * 10;
+        i += 1;
+    }
+    powers
+};
+
 /// More digits than any column can hold (a decimal of 256 bits has 76).
 const DIGITS_MAX: usize = 80;
 

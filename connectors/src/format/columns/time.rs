@@ -61,6 +61,19 @@ impl TimestampReader {
         }
     }
 
+    /// An epoch number without a fraction, where its unit is known.
+    #[inline]
+    pub(super) fn whole(&self, value: i64) -> Option<i64> {
+        let (from, to) = (digits(self.unit?), digits(self.target));
+        if from == to {
+            Some(value)
+        } else if from < to {
+            value.checked_mul(10_i64.pow(to - from))
+        } else {
+            Some(value.div_euclid(10_i64.pow(from - to)))
+        }
+    }
+
     fn text(&self, text: &str) -> Result<i64, Wrong> {
         let time = string_to_datetime(&Utc, text.trim()).map_err(|_| Wrong::Type)?;
         in_unit(&time, self.target).ok_or(Wrong::Range)

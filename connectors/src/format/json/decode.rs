@@ -1,20 +1,19 @@
-//! JSON to rows: serde_json walks the text, the values go straight into the columns.
+//! JSON to rows: one pass over the bytes, values straight into the columns.
 //!
 //! No tree is built. What no column wants is checked and skipped without recursion, so depth costs no stack; what is
-//! wanted nests only as deep as the columns do. A value that does not fit is noted and reading goes on, so that only
-//! text that is not JSON ends a message early.
-
-use std::borrow::Cow;
-use std::fmt;
+//! wanted nests only as deep as the columns do. Text is what RFC 8259 says, with one choice of its own: half a surrogate
+//! pair is an error in a key or a value that is wanted, and passes in what is skipped.
 
 use arrow::array::{Array, BinaryArray};
 use arrow::datatypes::SchemaRef;
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 
+use super::keys::Keys;
+use super::malformed::{Malformed, What};
+use super::row::{Reader, Room};
+use super::scan::Scan;
 use super::{JsonConfig, JsonLayout};
 use crate::error::ConnectorError;
-use crate::format::columns::{Column, Columns, Kind, Problem, Scalar};
+use crate::format::columns::{Column, Columns, Problem};
 use crate::format::rows::Rows;
 use crate::format::{DecodeOptions, Decoded, Decoder};
 
@@ -23,38 +22,62 @@ pub(super) struct JsonDecoder {
     layout: JsonLayout,
     schema: SchemaRef,
     columns: Columns,
+    keys: Keys,
+    room: Room,
+}
+
+/// A message, or a line of one: `bytes[start..end]`.
+#[derive(Clone, Copy)]
+struct Text<'a> {
+    bytes: &'a [u8],
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Text<'a> {
+    fn whole(&self) -> &'a [u8] {
+        self.bytes.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn not_json(&self, malformed: Malformed) -> String {
+        malformed.describe(self.whole(), self.start)
+    }
 }
 
 impl JsonDecoder {
     pub(super) fn new(config: &JsonConfig, options: &DecodeOptions) -> Result<Self, ConnectorError> {
         let columns = Columns::new(&options.columns, config.coerce, &options.timestamp_units)?;
-        Ok(Self { layout: config.layout, schema: options.columns.clone(), columns })
+        let (keys, room) = (Keys::default(), Room::default());
+        Ok(Self { layout: config.layout, schema: options.columns.clone(), columns, keys, room })
     }
 
     /// Reads the object in `text` as the next row.
-    fn object(&mut self, text: &str, rows: &mut Rows) -> Result<(), String> {
+    fn object(&mut self, text: Text<'_>, rows: &mut Rows) -> Result<(), String> {
         let mut problem = Problem::default();
-        let mut json = serde_json::Deserializer::from_str(text);
-        let row = RowSeed { columns: &mut self.columns, row: rows.count(), problem: &mut problem };
-        let read = row.deserialize(&mut json).and_then(|()| json.end());
-        let result = match (read, problem.take()) {
-            (Err(error), _) => Err(not_json(text, &error)),
-            (Ok(()), Some(reason)) => Err(reason),
-            (Ok(()), None) => Ok(()),
+        let scan = Scan::new(text.bytes, text.start, text.end);
+        let mut reader = Reader { scan, room: &mut self.room, problem: &mut problem };
+        let read = reader.row(&mut self.columns, &mut self.keys, rows.count()).and_then(|()| reader.scan.end());
+        let reason = match (read, problem.take()) {
+            (Ok(()), None) => {
+                rows.add();
+                return Ok(());
+            }
+            (Ok(()), Some(reason)) => reason,
+            (Err(malformed), _) => text.not_json(malformed),
         };
-        match &result {
-            Ok(()) => rows.add(),
-            Err(_) => self.columns.truncate(rows.count()),
-        }
-        result
+        self.columns.truncate(rows.count());
+        Err(reason)
     }
 
-    fn lines(&mut self, text: &str, rows: &mut Rows) {
-        for (i, line) in text.split('\n').enumerate() {
+    fn lines(&mut self, text: Text<'_>, rows: &mut Rows) {
+        let mut start = text.start;
+        for (i, line) in text.whole().split(|&byte| byte == b'\n').enumerate() {
+            let place = Text { start, end: start + line.len(), ..text };
+            start = place.end + 1;
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            if let Err(reason) = self.object(line, rows) {
+            if let Err(reason) = self.object(place, rows) {
                 rows.error(format!("line {}: {reason}", i + 1));
             }
         }
@@ -62,46 +85,118 @@ impl JsonDecoder {
 
     /// Reads an array of objects. An element that does not fit is an error of its own; text that is no JSON refuses the
     /// whole message, because where it goes wrong nothing says what the rest is.
-    fn array(&mut self, text: &str, rows: &mut Rows) {
+    fn array(&mut self, text: Text<'_>, rows: &mut Rows) {
         let before = rows.mark();
-        let mut json = serde_json::Deserializer::from_str(text);
-        let elements = ArraySeed { columns: &mut self.columns, rows };
-        if let Err(error) = elements.deserialize(&mut json).and_then(|()| json.end()) {
+        let read = match Scan::new(text.bytes, text.start, text.end).skip_space() {
+            b'[' => self.elements(text, rows).map_err(|malformed| text.not_json(malformed)),
+            _ => self.no_array(text),
+        };
+        if let Err(reason) = read {
             rows.back_to(before);
             self.columns.truncate(rows.count());
-            rows.error(not_json(text, &error));
+            rows.error(reason);
+        }
+    }
+
+    fn elements(&mut self, text: Text<'_>, rows: &mut Rows) -> Result<(), Malformed> {
+        let mut scan = Scan::new(text.bytes, text.start, text.end);
+        scan.skip_space();
+        scan.at += 1;
+        let mut element = 0;
+        if scan.skip_space() != b']' {
+            loop {
+                if scan.at >= scan.limit {
+                    return scan.wrong(What::EofInArray, What::EofInArray);
+                }
+                let mut problem = Problem::default();
+                let mut reader = Reader { scan, room: &mut self.room, problem: &mut problem };
+                reader.row(&mut self.columns, &mut self.keys, rows.count())?;
+                scan = reader.scan;
+                element += 1;
+                match problem.take() {
+                    None => rows.add(),
+                    Some(reason) => {
+                        self.columns.truncate(rows.count());
+                        rows.error(format!("element {element}: {reason}"));
+                    }
+                }
+                match scan.skip_space() {
+                    b',' => scan.at += 1,
+                    b']' => break,
+                    _ => return scan.wrong(What::EofInArray, What::NoCommaOrBracket),
+                }
+                if scan.skip_space() == b']' {
+                    return scan.wrong(What::EofInValue, What::TrailingComma);
+                }
+            }
+        }
+        scan.at += 1;
+        scan.end()
+    }
+
+    /// Why a text that does not start as an array is none.
+    fn no_array(&mut self, text: Text<'_>) -> Result<(), String> {
+        let mut scan = Scan::new(text.bytes, text.start, text.end);
+        let first = scan.skip_space();
+        let mut problem = Problem::default();
+        let mut reader = Reader { scan, room: &mut self.room, problem: &mut problem };
+        reader.skip_whole().map_err(|malformed| text.not_json(malformed))?;
+        let found = match first {
+            b'{' => "an object",
+            b'"' => "a text",
+            b'n' => "null",
+            b't' | b'f' => "a boolean",
+            _ => "a number",
+        };
+        Err(format!("expected an array of objects, found {found}"))
+    }
+
+    fn message(&mut self, text: Text<'_>, checked: bool, rows: &mut Rows) {
+        if !checked && let Err(error) = std::str::from_utf8(text.whole()) {
+            return rows.error(format!("not valid UTF-8 from byte {}", error.valid_up_to()));
+        }
+        match self.layout {
+            JsonLayout::Object => {
+                if let Err(reason) = self.object(text, rows) {
+                    rows.error(reason);
+                }
+            }
+            JsonLayout::Lines => self.lines(text, rows),
+            JsonLayout::Array => self.array(text, rows),
         }
     }
 }
 
-fn not_json(text: &str, error: &serde_json::Error) -> String {
-    if text.trim_ascii().is_empty() {
-        return "the message is empty; expected a JSON object".into();
-    }
-    format!("not valid JSON: {error}")
+/// True where all of the messages are UTF-8, which one look over all of them says much faster than one at each.
+fn all_utf8(payloads: &BinaryArray) -> bool {
+    let offsets = payloads.value_offsets();
+    let (Some(&first), Some(&last)) = (offsets.first(), offsets.last()) else { return true };
+    let Some(all) = payloads.value_data().get(index(first)..index(last)) else { return false };
+    // Text that is good as a whole may still be cut within a character.
+    all.is_ascii()
+        || std::str::from_utf8(all)
+            .is_ok_and(|all| offsets.iter().all(|&end| all.is_char_boundary(index(end) - index(first))))
+}
+
+/// An offset, which is never negative.
+fn index(offset: i32) -> usize {
+    usize::try_from(offset).unwrap_or(0)
 }
 
 impl Decoder for JsonDecoder {
     fn decode(&mut self, payloads: &BinaryArray) -> Decoded {
         let mut rows = Rows::default();
-        for message in 0..payloads.len() {
+        rows.reserve(payloads.len());
+        self.columns.reserve(payloads.len());
+        let (bytes, checked) = (payloads.value_data(), all_utf8(payloads));
+        for (message, range) in payloads.value_offsets().windows(2).enumerate() {
             rows.next_message(message);
             if payloads.is_null(message) {
                 rows.error("the message has no value (a tombstone)".into());
                 continue;
             }
-            match std::str::from_utf8(payloads.value(message)) {
-                Err(error) => rows.error(format!("not valid UTF-8 from byte {}", error.valid_up_to())),
-                Ok(text) => match self.layout {
-                    JsonLayout::Object => {
-                        if let Err(reason) = self.object(text, &mut rows) {
-                            rows.error(reason);
-                        }
-                    }
-                    JsonLayout::Lines => self.lines(text, &mut rows),
-                    JsonLayout::Array => self.array(text, &mut rows),
-                },
-            }
+            let text = Text { bytes, start: index(range[0]), end: index(range[1]) };
+            self.message(text, checked, &mut rows);
         }
         rows.finish(&self.schema, &mut self.columns, payloads.len())
     }
@@ -109,292 +204,10 @@ impl Decoder for JsonDecoder {
 
 /// Appends the JSON value in `text` to `column`.
 pub(super) fn push_value(column: &mut Column, text: &str, problem: &mut Problem) {
-    let mut json = serde_json::Deserializer::from_str(text);
-    let value = ValueSeed { column, problem: &mut *problem };
-    if let Err(error) = value.deserialize(&mut json).and_then(|()| json.end()) {
-        problem.set(|| not_json(text, &error));
-    }
-}
-
-/// Reads one object into all columns.
-struct RowSeed<'a> {
-    columns: &'a mut Columns,
-    row: usize,
-    problem: &'a mut Problem,
-}
-
-impl<'de> DeserializeSeed<'de> for RowSeed<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for RowSeed<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        read_fields(self.columns, self.row, map, self.problem)?;
-        self.columns.end_row(self.row, self.problem);
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<(), A::Error> {
-        self.problem.set(|| {
-            "expected an object, found an array; where a message is an array of objects, set `format: {json: {layout: array}}`".into()
-        });
-        skip_elements(seq)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.not_an_object(Scalar::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.not_an_object(Scalar::Number(&value.to_string()))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.not_an_object(Scalar::Number(&value.to_string()))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.not_an_object(Scalar::Number(&value.to_string()))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.not_an_object(Scalar::Text(value))
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        self.not_an_object(Scalar::Nested("null"))
-    }
-}
-
-impl RowSeed<'_> {
-    fn not_an_object<E>(self, found: Scalar<'_>) -> Result<(), E> {
-        self.problem.set(|| format!("expected an object, found {}", found.describe()));
-        Ok(())
-    }
-}
-
-/// Reads the fields of an object into `columns`, each of which has `row` values so far.
-fn read_fields<'de, A: MapAccess<'de>>(
-    columns: &mut Columns,
-    row: usize,
-    mut map: A,
-    problem: &mut Problem,
-) -> Result<(), A::Error> {
-    let mut expected = 0;
-    while let Some(found) = map.next_key_seed(KeySeed { columns, expected })? {
-        match found.and_then(|i| Some((i, columns.list.get_mut(i)?))) {
-            Some((i, column)) => {
-                expected = i + 1;
-                // A key that comes twice: the last one wins.
-                column.truncate(row);
-                map.next_value_seed(ValueSeed { column, problem })?;
-            }
-            None => {
-                map.next_value::<IgnoredAny>()?;
-            }
-        }
-    }
-    Ok(())
-}
-
-fn skip_fields<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
-    while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-    Ok(())
-}
-
-fn skip_elements<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<(), A::Error> {
-    while seq.next_element::<IgnoredAny>()?.is_some() {}
-    Ok(())
-}
-
-/// Finds the column of a key.
-struct KeySeed<'a> {
-    columns: &'a Columns,
-    expected: usize,
-}
-
-impl<'de> DeserializeSeed<'de> for KeySeed<'_> {
-    type Value = Option<usize>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for KeySeed<'_> {
-    type Value = Option<usize>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(self.columns.find(key, self.expected))
-    }
-}
-
-/// Reads one value into a column.
-struct ValueSeed<'a> {
-    column: &'a mut Column,
-    problem: &'a mut Problem,
-}
-
-impl<'de> DeserializeSeed<'de> for ValueSeed<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match &self.column.kind {
-            Kind::Leaf(_) => {
-                push_raw(self.column, <&RawValue>::deserialize(deserializer)?.get(), self.problem);
-                Ok(())
-            }
-            Kind::List(_) | Kind::Struct(_) => deserializer.deserialize_any(self),
-        }
-    }
-}
-
-/// Appends the scalar that is written as `raw`, which is known to be JSON.
-fn push_raw(column: &mut Column, raw: &str, problem: &mut Problem) {
-    let unescaped: Cow<'_, str>;
-    let value = match raw.as_bytes().first() {
-        Some(b'n') => return column.push_null("null", problem),
-        Some(b't') => Scalar::Bool(true),
-        Some(b'f') => Scalar::Bool(false),
-        Some(b'{') => Scalar::Nested("an object"),
-        Some(b'[') => Scalar::Nested("an array"),
-        Some(b'"') => {
-            let inner = raw.get(1..raw.len() - 1).unwrap_or_default();
-            unescaped = if inner.contains('\\') {
-                match serde_json::from_str::<String>(raw) {
-                    Ok(text) => text.into(),
-                    // Half a surrogate pair: the only thing that is JSON and no text.
-                    Err(error) => return problem.set(|| format!("not valid JSON: {error}")),
-                }
-            } else {
-                inner.into()
-            };
-            Scalar::Text(&unescaped)
-        }
-        _ => Scalar::Number(raw),
-    };
-    column.push(value, problem);
-}
-
-/// A nested column: anything but its own shape is noted, skipped, and leaves no value.
-impl<'de> Visitor<'de> for ValueSeed<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<(), A::Error> {
-        let row = self.column.len();
-        match &mut self.column.kind {
-            Kind::Struct(nested) => {
-                read_fields(&mut nested.columns, row, map, self.problem)?;
-                self.column.end_struct(self.problem);
-                Ok(())
-            }
-            _ => {
-                self.column.push(Scalar::Nested("an object"), self.problem);
-                skip_fields(map)
-            }
-        }
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        match &mut self.column.kind {
-            Kind::List(list) => {
-                while seq.next_element_seed(ValueSeed { column: &mut list.child, problem: self.problem })?.is_some() {}
-                self.column.end_list(self.problem);
-                Ok(())
-            }
-            _ => {
-                self.column.push(Scalar::Nested("an array"), self.problem);
-                skip_elements(seq)
-            }
-        }
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        self.column.push_null("null", self.problem);
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
-        self.column.push(Scalar::Bool(value), self.problem);
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
-        self.column.push(Scalar::Number(&value.to_string()), self.problem);
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.column.push(Scalar::Number(&value.to_string()), self.problem);
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
-        self.column.push(Scalar::Number(&value.to_string()), self.problem);
-        Ok(())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<(), E> {
-        self.column.push(Scalar::Text(value), self.problem);
-        Ok(())
-    }
-}
-
-/// Reads an array of objects, each a row.
-struct ArraySeed<'a> {
-    columns: &'a mut Columns,
-    rows: &'a mut Rows,
-}
-
-impl<'de> DeserializeSeed<'de> for ArraySeed<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for ArraySeed<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of objects")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        let mut element = 0;
-        loop {
-            let mut problem = Problem::default();
-            let row = RowSeed { columns: &mut *self.columns, row: self.rows.count(), problem: &mut problem };
-            if seq.next_element_seed(row)?.is_none() {
-                return Ok(());
-            }
-            element += 1;
-            match problem.take() {
-                None => self.rows.add(),
-                Some(reason) => {
-                    self.columns.truncate(self.rows.count());
-                    self.rows.error(format!("element {element}: {reason}"));
-                }
-            }
-        }
+    let place = Text { bytes: text.as_bytes(), start: 0, end: text.len() };
+    let scan = Scan::new(place.bytes, place.start, place.end);
+    let mut reader = Reader { scan, room: &mut Room::default(), problem: &mut *problem };
+    if let Err(malformed) = reader.whole(column, &mut Keys::default()) {
+        problem.set(|| place.not_json(malformed));
     }
 }

@@ -1,58 +1,57 @@
-//! Rows to JSON: arrow-json's encoders, with our own for timestamps and byte strings.
+//! Rows to JSON. Each column is written as a whole, `,"name":value` row by row, by a loop that knows its type; then the
+//! rows are put together from those pieces.
 
-use std::fmt::Debug;
-use std::io::Write as _;
-use std::sync::Arc;
+use std::mem;
 
 use ::bytes::Bytes;
-use arrow::array::{Array, AsArray, RecordBatch, StructArray};
+use arrow::array::{Array, ArrowPrimitiveType, AsArray, RecordBatch};
 use arrow::datatypes::{
-    DataType, Field, FieldRef, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType,
+    DataType, FieldRef, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, TimeUnit,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type,
+    UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow::error::ArrowError;
-use arrow::json::writer::{NullableEncoder, make_encoder};
-use arrow::json::{Encoder as ValueEncoder, EncoderFactory, EncoderOptions};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use chrono::{DateTime, SecondsFormat, Utc};
+use lexical_core::{FormattedSize, ToLexical};
 
-use super::{JsonConfig, NullStyle, TimestampStyle};
+use super::timestamp::Rfc3339;
+use super::values::{self, Options};
+use super::{JsonConfig, NullStyle, TimestampStyle, string};
 use crate::error::ConnectorError;
 use crate::format::{Encoded, Encoder};
 
-/// How values are written.
-pub(in crate::format) struct Options(EncoderOptions);
-
-impl Options {
-    pub(in crate::format) fn new(config: &JsonConfig) -> Self {
-        Self(
-            EncoderOptions::default()
-                .with_explicit_nulls(config.nulls == NullStyle::Write)
-                .with_encoder_factory(Arc::new(OurTypes { timestamps: config.timestamps })),
-        )
-    }
-}
-
-/// An encoder of JSON values for each column of `rows`.
-pub(in crate::format) fn encoders<'a>(
-    rows: &'a RecordBatch,
-    options: &'a Options,
-) -> Result<Vec<NullableEncoder<'a>>, ArrowError> {
-    let columns = rows.schema_ref().fields().iter().zip(rows.columns());
-    columns.map(|(field, column)| make_encoder(field, column.as_ref(), &options.0)).collect()
-}
+/// A piece up to this long is copied in one go.
+const PIECE_BYTES: usize = 32;
 
 /// The encoder.
 pub(super) struct JsonEncoder {
     options: Options,
+    timestamps: TimestampStyle,
+    nulls: NullStyle,
+    /// `,"name":` of each column.
+    names: Vec<Vec<u8>>,
+    /// The columns of the last batch: room for those of the next.
+    pieces: Vec<Pieces>,
     /// How long the last buffer became: the next one will be alike.
     capacity: usize,
 }
 
+/// What a column adds to each row.
+#[derive(Default)]
+struct Pieces {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
 impl JsonEncoder {
     pub(super) fn new(config: &JsonConfig, columns: SchemaRef) -> Result<Self, ConnectorError> {
-        let encoder = Self { options: Options::new(config), capacity: 0 };
+        let mut encoder = Self {
+            options: Options::new(config),
+            timestamps: config.timestamps,
+            nulls: config.nulls,
+            names: columns.fields().iter().map(|field| name(field)).collect(),
+            pieces: Vec::new(),
+            capacity: 0,
+        };
         // An empty batch tells at load whether every type can be written.
         encoder.buffer(&RecordBatch::new_empty(columns)).map_err(|error| {
             ConnectorError::configuration("format", format!("these rows cannot be written as JSON: {error}"))
@@ -60,18 +59,212 @@ impl JsonEncoder {
         Ok(encoder)
     }
 
-    fn buffer(&self, rows: &RecordBatch) -> Result<(Vec<u8>, Vec<usize>), ArrowError> {
-        let whole = StructArray::from(rows.clone());
-        let field: FieldRef = Arc::new(Field::new("", whole.data_type().clone(), false));
-        let mut encoder = make_encoder(&field, &whole, &self.options.0)?;
+    fn buffer(&mut self, rows: &RecordBatch) -> Result<(Vec<u8>, Vec<usize>), ArrowError> {
+        let fields = rows.schema_ref().fields();
+        if self.names.len() != fields.len() {
+            self.names = fields.iter().map(|field| name(field)).collect();
+        }
+        self.pieces.resize_with(fields.len(), Pieces::default);
+        for (i, (field, column)) in fields.iter().zip(rows.columns()).enumerate() {
+            let mut pieces = mem::take(&mut self.pieces[i]);
+            pieces.clear(rows.num_rows());
+            let written = self.column(&self.names[i], field, column.as_ref(), &mut pieces);
+            self.pieces[i] = pieces;
+            written?;
+        }
         let mut buffer = Vec::with_capacity(self.capacity);
         let mut ends = Vec::with_capacity(rows.num_rows());
         for row in 0..rows.num_rows() {
-            encoder.encode(row, &mut buffer);
+            let start = buffer.len();
+            for pieces in &self.pieces {
+                pieces.copy(row, &mut buffer);
+            }
+            // The comma of the first piece becomes the brace.
+            match buffer.get_mut(start) {
+                Some(comma) => *comma = b'{',
+                None => buffer.push(b'{'),
+            }
+            buffer.push(b'}');
             ends.push(buffer.len());
         }
         Ok((buffer, ends))
     }
+
+    /// Writes a column's pieces.
+    fn column(&self, name: &[u8], field: &FieldRef, column: &dyn Array, out: &mut Pieces) -> Result<(), ArrowError> {
+        let mut cells = Cells { name, column, omit: self.nulls == NullStyle::Omit, out };
+        match column.data_type() {
+            DataType::Int8 => cells.integers::<Int8Type>(),
+            DataType::Int16 => cells.integers::<Int16Type>(),
+            DataType::Int32 => cells.integers::<Int32Type>(),
+            DataType::Int64 => cells.integers::<Int64Type>(),
+            DataType::UInt8 => cells.integers::<UInt8Type>(),
+            DataType::UInt16 => cells.integers::<UInt16Type>(),
+            DataType::UInt32 => cells.integers::<UInt32Type>(),
+            DataType::UInt64 => cells.integers::<UInt64Type>(),
+            DataType::Float32 => cells.floats::<Float32Type>(f32::is_finite),
+            DataType::Float64 => cells.floats::<Float64Type>(f64::is_finite),
+            DataType::Boolean => {
+                let values = column.as_boolean();
+                cells.each(|row, out| out.extend_from_slice(if values.value(row) { b"true" } else { b"false" }));
+            }
+            DataType::Utf8 => {
+                let values = column.as_string::<i32>();
+                cells.each(|row, out| write_text(values.value(row), out));
+            }
+            DataType::LargeUtf8 => {
+                let values = column.as_string::<i64>();
+                cells.each(|row, out| write_text(values.value(row), out));
+            }
+            DataType::Utf8View => {
+                let values = column.as_string_view();
+                cells.each(|row, out| write_text(values.value(row), out));
+            }
+            DataType::Timestamp(unit, _) => return cells.timestamps(field.name(), *unit, self.timestamps),
+            _ => {
+                let mut encoder = values::encoder(field, column, &self.options)?;
+                let nulls: Vec<bool> = (0..column.len()).map(|row| encoder.is_null(row)).collect();
+                cells.each_where(|row| !nulls[row], |row, out| encoder.encode(row, out));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `,"name":`
+fn name(field: &FieldRef) -> Vec<u8> {
+    let mut name = vec![b','];
+    write_text(field.name(), &mut name);
+    name.push(b':');
+    name
+}
+
+impl Pieces {
+    fn clear(&mut self, rows: usize) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.ends.reserve(rows);
+    }
+
+    /// Appends the piece of a row.
+    #[inline(always)]
+    fn copy(&self, row: usize, out: &mut Vec<u8>) {
+        let start = row.checked_sub(1).map_or(0, |before| self.ends[before]);
+        let length = self.ends[row] - start;
+        let rest = &self.bytes[start..];
+        match rest.first_chunk::<PIECE_BYTES>() {
+            Some(piece) if length <= PIECE_BYTES => {
+                let end = out.len() + length;
+                out.extend_from_slice(piece);
+                out.truncate(end);
+            }
+            _ => out.extend_from_slice(&rest[..length]),
+        }
+    }
+}
+
+/// A column on its way into pieces.
+struct Cells<'a> {
+    name: &'a [u8],
+    column: &'a dyn Array,
+    omit: bool,
+    out: &'a mut Pieces,
+}
+
+impl Cells<'_> {
+    /// Writes every value that is not null by `write`.
+    #[inline(always)]
+    fn each(&mut self, write: impl FnMut(usize, &mut Vec<u8>)) {
+        match self.column.nulls().filter(|nulls| nulls.null_count() > 0) {
+            None => self.each_where(|_| true, write),
+            Some(nulls) => self.each_where(|row| nulls.is_valid(row), write),
+        }
+    }
+
+    #[inline(always)]
+    fn each_where(&mut self, valid: impl Fn(usize) -> bool, mut write: impl FnMut(usize, &mut Vec<u8>)) {
+        let Pieces { bytes, ends } = &mut *self.out;
+        for row in 0..self.column.len() {
+            if valid(row) {
+                bytes.extend_from_slice(self.name);
+                write(row, bytes);
+            } else if !self.omit {
+                bytes.extend_from_slice(self.name);
+                bytes.extend_from_slice(b"null");
+            }
+            ends.push(bytes.len());
+        }
+    }
+
+    fn integers<T: ArrowPrimitiveType<Native: ToLexical>>(&mut self) {
+        let values = self.column.as_primitive::<T>().values();
+        self.each(|row, out| write_number(values[row], out));
+    }
+
+    /// NaN and infinity, which JSON does not have, become null.
+    fn floats<T: ArrowPrimitiveType<Native: ToLexical>>(&mut self, is_finite: fn(T::Native) -> bool) {
+        let values = self.column.as_primitive::<T>().values();
+        self.each(|row, out| match values[row] {
+            value if is_finite(value) => write_number(value, out),
+            _ => out.extend_from_slice(b"null"),
+        });
+    }
+
+    fn timestamps(&mut self, name: &str, unit: TimeUnit, style: TimestampStyle) -> Result<(), ArrowError> {
+        let column = self.column;
+        let values = match unit {
+            TimeUnit::Second => column.as_primitive::<TimestampSecondType>().values(),
+            TimeUnit::Millisecond => column.as_primitive::<TimestampMillisecondType>().values(),
+            TimeUnit::Microsecond => column.as_primitive::<TimestampMicrosecondType>().values(),
+            TimeUnit::Nanosecond => column.as_primitive::<TimestampNanosecondType>().values(),
+        };
+        match values::epoch_unit(style) {
+            Some(target) if target == unit => self.each(|row, out| write_number(values[row], out)),
+            Some(target) => self.each(|row, out| match i64::try_from(values::epoch(values[row], unit, target)) {
+                Ok(value) => write_number(value, out),
+                Err(_) => out.extend_from_slice(values::epoch(values[row], unit, target).to_string().as_bytes()),
+            }),
+            None => {
+                let (mut times, mut beyond) = (Rfc3339::new(unit), None);
+                self.each(|row, out| {
+                    if !times.write(values[row], out) {
+                        beyond.get_or_insert(values[row]);
+                    }
+                });
+                if let Some(value) = beyond {
+                    return Err(values::beyond(value, unit, name));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Appends a number.
+#[inline(always)]
+fn write_number<N: FormattedSize + ToLexical>(value: N, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + N::FORMATTED_SIZE, 0);
+    let written = lexical_core::write(value, &mut out[start..]).len();
+    out.truncate(start + written);
+}
+
+/// Appends text in quotes.
+#[inline(always)]
+fn write_text(text: &str, out: &mut Vec<u8>) {
+    if !string::is_plain(text.as_bytes()) {
+        return write_escaped(text, out);
+    }
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
+/// Appends text that needs escapes, in quotes.
+#[cold]
+fn write_escaped(text: &str, out: &mut Vec<u8>) {
+    // Writing text to a Vec cannot fail.
+    serde_json::to_writer(out, text).ok();
 }
 
 impl Encoder for JsonEncoder {
@@ -85,116 +278,5 @@ impl Encoder for JsonEncoder {
 
     fn media_type(&self) -> &'static str {
         "application/json"
-    }
-}
-
-/// The types that arrow-json writes otherwise than we do.
-#[derive(Debug)]
-struct OurTypes {
-    timestamps: TimestampStyle,
-}
-
-impl EncoderFactory for OurTypes {
-    fn make_default_encoder<'a>(
-        &self,
-        field: &'a FieldRef,
-        array: &'a dyn Array,
-        _options: &'a EncoderOptions,
-    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
-        let encoder: Box<dyn ValueEncoder + 'a> = match array.data_type() {
-            DataType::Timestamp(unit, _) => Box::new(self.timestamps(field.name(), array, *unit)?),
-            DataType::Binary => Box::new(Base64(move |row| array.as_binary::<i32>().value(row))),
-            DataType::LargeBinary => Box::new(Base64(move |row| array.as_binary::<i64>().value(row))),
-            DataType::BinaryView => Box::new(Base64(move |row| array.as_binary_view().value(row))),
-            DataType::FixedSizeBinary(_) => Box::new(Base64(move |row| array.as_fixed_size_binary().value(row))),
-            _ => return Ok(None),
-        };
-        Ok(Some(NullableEncoder::new(encoder, array.nulls().cloned())))
-    }
-}
-
-impl OurTypes {
-    fn timestamps<'a>(&self, name: &str, array: &'a dyn Array, unit: TimeUnit) -> Result<Timestamps<'a>, ArrowError> {
-        let values: &'a [i64] = match unit {
-            TimeUnit::Second => array.as_primitive::<TimestampSecondType>().values(),
-            TimeUnit::Millisecond => array.as_primitive::<TimestampMillisecondType>().values(),
-            TimeUnit::Microsecond => array.as_primitive::<TimestampMicrosecondType>().values(),
-            TimeUnit::Nanosecond => array.as_primitive::<TimestampNanosecondType>().values(),
-        };
-        let timestamps = Timestamps { values, unit, style: self.timestamps };
-        // What cannot be written is found before anything is: an encoder of a value cannot fail.
-        match (0..values.len()).find(|&row| array.is_valid(row) && !timestamps.can_be_written(row)) {
-            None => Ok(timestamps),
-            Some(row) => Err(ArrowError::JsonError(format!(
-                "the timestamp {} ({unit:?}) in the column `{name}` is beyond what can be written",
-                values[row]
-            ))),
-        }
-    }
-}
-
-struct Timestamps<'a> {
-    values: &'a [i64],
-    unit: TimeUnit,
-    style: TimestampStyle,
-}
-
-fn per_second(unit: TimeUnit) -> i128 {
-    match unit {
-        TimeUnit::Second => 1,
-        TimeUnit::Millisecond => 1_000,
-        TimeUnit::Microsecond => 1_000_000,
-        TimeUnit::Nanosecond => 1_000_000_000,
-    }
-}
-
-impl Timestamps<'_> {
-    fn time(&self, row: usize) -> Option<DateTime<Utc>> {
-        let value = self.values[row];
-        match self.unit {
-            TimeUnit::Second => DateTime::from_timestamp(value, 0),
-            TimeUnit::Millisecond => DateTime::from_timestamp_millis(value),
-            TimeUnit::Microsecond => DateTime::from_timestamp_micros(value),
-            TimeUnit::Nanosecond => Some(DateTime::from_timestamp_nanos(value)),
-        }
-    }
-
-    fn epoch(&self, row: usize, target: TimeUnit) -> i128 {
-        // 64 bits by a thousand million stay below 128 bits.
-        (i128::from(self.values[row]) * per_second(target)).div_euclid(per_second(self.unit))
-    }
-
-    fn can_be_written(&self, row: usize) -> bool {
-        self.style != TimestampStyle::Rfc3339 || self.time(row).is_some()
-    }
-}
-
-impl ValueEncoder for Timestamps<'_> {
-    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
-        let target = match self.style {
-            TimestampStyle::Rfc3339 => {
-                let text = self.time(row).map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true));
-                out.push(b'"');
-                out.extend_from_slice(text.unwrap_or_default().as_bytes());
-                out.push(b'"');
-                return;
-            }
-            TimestampStyle::EpochS => TimeUnit::Second,
-            TimestampStyle::EpochMs => TimeUnit::Millisecond,
-            TimestampStyle::EpochUs => TimeUnit::Microsecond,
-            TimestampStyle::EpochNs => TimeUnit::Nanosecond,
-        };
-        // Writing to a Vec cannot fail.
-        write!(out, "{}", self.epoch(row, target)).ok();
-    }
-}
-
-struct Base64<F>(F);
-
-impl<'a, F: Fn(usize) -> &'a [u8]> ValueEncoder for Base64<F> {
-    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
-        out.push(b'"');
-        out.extend_from_slice(BASE64.encode((self.0)(row)).as_bytes());
-        out.push(b'"');
     }
 }

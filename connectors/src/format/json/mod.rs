@@ -2,6 +2,13 @@
 
 mod decode;
 mod encode;
+mod keys;
+mod malformed;
+mod row;
+mod scan;
+mod string;
+mod timestamp;
+mod values;
 
 use arrow::datatypes::SchemaRef;
 use schemars::JsonSchema;
@@ -88,4 +95,4 @@ pub(super) fn push_value(column: &mut Column, text: &str, problem: &mut Problem)
 }
 
 /// Writes rows as JSON; for formats that hold JSON within.
-pub(super) use encode::{Options as EncodeOptions, encoders};
+pub(super) use values::{Options as EncodeOptions, encoders};

@@ -1,8 +1,11 @@
 //! What the formats promise, seen from outside: through [`FormatConfig`], decoders and encoders.
 
 mod csv;
+mod equal;
 mod json;
+mod reference;
 mod roundtrip;
+mod written;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +14,7 @@ use arrow::array::{ArrayRef, BinaryArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Value, json};
 
-use super::{DecodeOptions, Decoded, Decoder, FormatConfig};
+use super::{DecodeError, DecodeOptions, Decoded, Decoder, FormatConfig};
 
 fn format(config: Value) -> FormatConfig {
     serde_json::from_value(config).unwrap()

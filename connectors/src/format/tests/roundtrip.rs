@@ -84,7 +84,7 @@ fn any_type() -> BoxedStrategy<DataType> {
 }
 
 /// A schema and rows of it, as JSON texts.
-fn any_rows() -> BoxedStrategy<(SchemaRef, Vec<String>)> {
+pub(super) fn any_rows() -> BoxedStrategy<(SchemaRef, Vec<String>)> {
     vec(any_type(), 1..5)
         .prop_flat_map(|types| {
             let fields: Vec<_> =
@@ -101,7 +101,7 @@ fn as_texts(texts: &[String]) -> Vec<&str> {
 }
 
 /// A value of JSON with keys that the columns of `reference` have, too.
-fn any_json() -> BoxedStrategy<Value> {
+pub(super) fn any_json() -> BoxedStrategy<Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

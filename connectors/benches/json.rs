@@ -1,0 +1,109 @@
+//! Decoding and encoding JSON, beside arrow-json in the same run.
+//!
+//! `cargo bench -p millstream-connectors --bench json`; rates are in rows per second.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use arrow::array::{BinaryArray, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::json::writer::LineDelimited;
+use arrow::json::{ReaderBuilder, WriterBuilder};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use millstream_connectors::format::{DecodeOptions, Decoder, FormatConfig};
+use rand::{Rng, SeedableRng};
+
+/// Messages of one batch.
+const ROWS: usize = 8192;
+
+/// Messages of a sensor: nine fields, about 146 bytes.
+fn messages() -> Vec<String> {
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(7);
+    let message = |i: usize| {
+        let (device, mut text) = (random.random_range(0..1000), String::new());
+        let status = if i.is_multiple_of(50) { "warn" } else { "ok" };
+        write!(
+            text,
+            r#"{{"ts":{},"device":"dev-{device:04}","site":"plant-{}","temp":{:.3},"humidity":{:.2},"pressure":{:.2},"seq":{i},"status":"{status}","fw":"1.{}.0"}}"#,
+            1_700_000_000_000_usize + i,
+            device % 7,
+            random.random_range(15.0..35.0),
+            random.random_range(40.0..60.0),
+            random.random_range(1000.0..1030.0),
+            device % 10,
+        )
+        .unwrap();
+        text
+    };
+    (0..ROWS).map(message).collect()
+}
+
+fn columns(wanted: &[&str]) -> SchemaRef {
+    let all = [
+        ("ts", DataType::Timestamp(TimeUnit::Millisecond, None)),
+        ("device", DataType::Utf8),
+        ("site", DataType::Utf8),
+        ("temp", DataType::Float64),
+        ("humidity", DataType::Float64),
+        ("pressure", DataType::Float64),
+        ("seq", DataType::Int64),
+        ("status", DataType::Utf8),
+        ("fw", DataType::Utf8),
+    ];
+    let fields = all.into_iter().filter(|(name, _)| wanted.is_empty() || wanted.contains(name));
+    Arc::new(Schema::new(fields.map(|(name, data_type)| Field::new(name, data_type, true)).collect::<Vec<_>>()))
+}
+
+fn decoder(columns: &SchemaRef) -> Box<dyn Decoder> {
+    let timestamp_units = BTreeMap::from([("ts".to_owned(), TimeUnit::Millisecond)]);
+    let options = DecodeOptions { columns: columns.clone(), declared: columns.clone(), timestamp_units };
+    FormatConfig::default().decoder(options).unwrap()
+}
+
+fn rows(columns: &SchemaRef) -> RecordBatch {
+    let decoded = decoder(columns).decode(&BinaryArray::from_iter_values(messages()));
+    assert!(decoded.errors.is_empty() && decoded.rows.num_rows() == ROWS);
+    decoded.rows
+}
+
+fn decode(criterion: &mut Criterion) {
+    let messages = messages();
+    let payloads = BinaryArray::from_iter_values(&messages);
+    let lines = messages.join("\n");
+    for (name, wanted) in [("3 of 9", &["ts", "device", "temp"][..]), ("9 of 9", &[])] {
+        let mut group = criterion.benchmark_group(format!("decode {name}"));
+        group.throughput(Throughput::Elements(ROWS as u64));
+        let columns = columns(wanted);
+        let mut decoder = decoder(&columns);
+        group.bench_function("millstream", |bench| bench.iter(|| decoder.decode(black_box(&payloads))));
+        let mut other = ReaderBuilder::new(columns).with_batch_size(ROWS).build_decoder().unwrap();
+        group.bench_function("arrow-json", |bench| {
+            bench.iter(|| {
+                other.decode(black_box(lines.as_bytes())).unwrap();
+                other.flush().unwrap()
+            });
+        });
+    }
+}
+
+fn encode(criterion: &mut Criterion) {
+    let columns = columns(&["ts", "device", "temp"]);
+    let rows = rows(&columns);
+    let mut group = criterion.benchmark_group("encode 3");
+    group.throughput(Throughput::Elements(ROWS as u64));
+    let mut encoder = FormatConfig::default().encoder(columns).unwrap();
+    group.bench_function("millstream", |bench| bench.iter(|| encoder.encode(black_box(&rows)).unwrap()));
+    group.bench_function("arrow-json", |bench| {
+        bench.iter(|| {
+            let mut writer = WriterBuilder::new().build::<_, LineDelimited>(Vec::with_capacity(1 << 20));
+            writer.write(black_box(&rows)).unwrap();
+            writer.finish().unwrap();
+            writer.into_inner()
+        });
+    });
+}
+
+criterion_group!(benches, decode, encode);
+criterion_main!(benches);
