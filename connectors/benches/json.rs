@@ -2,6 +2,8 @@
 //!
 //! `cargo bench -p millstream-connectors --bench json`; rates are in rows per second.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a measurement fails")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hint::black_box;

@@ -48,7 +48,7 @@ impl JsonEncoder {
             options: Options::new(config),
             timestamps: config.timestamps,
             nulls: config.nulls,
-            names: columns.fields().iter().map(|field| name(field)).collect(),
+            names: columns.fields().iter().map(name).collect(),
             pieces: Vec::new(),
             capacity: 0,
         };
@@ -62,7 +62,7 @@ impl JsonEncoder {
     fn buffer(&mut self, rows: &RecordBatch) -> Result<(Vec<u8>, Vec<usize>), ArrowError> {
         let fields = rows.schema_ref().fields();
         if self.names.len() != fields.len() {
-            self.names = fields.iter().map(|field| name(field)).collect();
+            self.names = fields.iter().map(name).collect();
         }
         self.pieces.resize_with(fields.len(), Pieces::default);
         for (i, (field, column)) in fields.iter().zip(rows.columns()).enumerate() {

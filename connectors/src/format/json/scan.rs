@@ -188,7 +188,7 @@ impl<'a> Scan<'a> {
         let mut escaped = false;
         self.at = start;
         loop {
-            self.to_special();
+            self.find_special();
             match self.peek() {
                 b'"' => {
                     let end = self.at;
@@ -206,7 +206,7 @@ impl<'a> Scan<'a> {
 
     /// Goes on to the next quote, backslash or control character, or to the end.
     #[inline(always)]
-    fn to_special(&mut self) {
+    fn find_special(&mut self) {
         while let Some(chunk) = self.chunk(self.at) {
             let found = string::special(chunk);
             self.at += found;
