@@ -103,6 +103,7 @@ async fn chain(yaml: &str) -> (Chain, Receiver) {
         links.push(Link {
             name: node.name.clone(),
             step: node.step.clone().unwrap_or_default(),
+            lag: node.lag(0),
             operator: operator(&plan, node).await.unwrap_or_else(|error| panic!("{error}")),
             targets,
             late: LateRoute::Drop,

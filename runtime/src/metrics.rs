@@ -43,6 +43,7 @@ pub struct Metrics {
     operator_errors: IntCounterVec,
     late: IntCounterVec,
     state_rows: IntGaugeVec,
+    state_bytes: IntGaugeVec,
     sink_rows: IntCounterVec,
     sink_errors: IntCounterVec,
     rejected: IntCounterVec,
@@ -91,6 +92,7 @@ impl Metrics {
             operator_errors: counter("operator_row_errors_total", "Rows for which an operator failed", &operator)?,
             late: counter("late_rows_total", "Rows that came after their windows had closed", &operator)?,
             state_rows: int_gauge("state_rows", "Rows or groups of state, at the last epoch", &operator)?,
+            state_bytes: int_gauge("state_bytes", "About how many bytes of state, at the last epoch", &operator)?,
             sink_rows: counter("sink_rows_total", "Rows handed to a sink", &sink)?,
             sink_errors: counter("sink_errors_total", "Errors of a sink that ended a run", &sink)?,
             rejected: counter("sink_rejected_rows_total", "Rows that a sink's destination refused", &sink)?,
@@ -206,6 +208,7 @@ pub(crate) struct OperatorMetrics {
     pub(crate) errors: Counter,
     pub(crate) late: Counter,
     pub(crate) state_rows: IntGauge,
+    pub(crate) state_bytes: IntGauge,
 }
 
 /// The handles of a sink.
@@ -251,6 +254,7 @@ impl PipelineMetrics {
             errors: self.all.operator_errors.with_label_values(&labels),
             late: self.all.late.with_label_values(&labels),
             state_rows: self.all.state_rows.with_label_values(&labels),
+            state_bytes: self.all.state_bytes.with_label_values(&labels),
         }
     }
 
@@ -333,7 +337,10 @@ impl PipelineMetrics {
                     drop(all.watermark.remove_label_values(&labels));
                     drop(all.watermark_lag.remove_label_values(&labels));
                 }
-                "operator" => drop(all.state_rows.remove_label_values(&labels)),
+                "operator" => {
+                    drop(all.state_rows.remove_label_values(&labels));
+                    drop(all.state_bytes.remove_label_values(&labels));
+                }
                 "queue" => drop(all.queue_fill.remove_label_values(&labels)),
                 "ingest" => drop(all.ingest_bytes.remove_label_values(&labels)),
                 "lag" => drop(all.source_lag.remove_label_values(&labels)),

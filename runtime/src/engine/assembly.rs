@@ -18,10 +18,8 @@ use crate::engine::event_time::EventClock;
 use crate::engine::exchange::{Exchange, shard_of};
 use crate::engine::gate::{Gate, Input};
 use crate::engine::ingestor::Ingestors;
-use crate::engine::operator::Operator;
-use crate::engine::operators::aggregate::WindowAggregate;
+use crate::engine::operator::{Operator, Site};
 use crate::engine::operators::stateless::Stateless;
-use crate::engine::operators::window_assign::WindowAssign;
 use crate::engine::sink_task::{SinkControl, SinkTask};
 use crate::engine::snapshot::Snapshot;
 use crate::engine::source_task::{SourceControl, SourceState, SourceTask};
@@ -67,7 +65,7 @@ fn stages(plan: &Plan) -> (Vec<usize>, Vec<Stage>) {
     let mut stage_of: Vec<usize> = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
     for (id, node) in plan.graph.nodes.iter().enumerate() {
-        let shards = match &node.keys {
+        let shards = match node.keys_of(0) {
             Some(keys) if !keys.is_empty() => parallelism,
             _ => 1,
         };
@@ -287,6 +285,8 @@ impl<'a> Assembly<'a> {
             links.push(Link {
                 name: node.name.clone(),
                 step: node.step.clone().unwrap_or_default(),
+                // At the head of a stage the gate sees to it, edge by edge.
+                lag: if self.stages[stage].nodes[0] == *id { 0 } else { node.lag(0) },
                 operator,
                 targets,
                 late,
@@ -322,14 +322,15 @@ impl<'a> Assembly<'a> {
                     targets.extend(positions.get(&reader_id).map(|position| Target::Operator(*position)));
                     continue;
                 }
-                let keys = reader.keys.clone().unwrap_or_default();
+                let keys = reader.keys_of(number).unwrap_or_default().to_vec();
+                let lag = reader.lag(number);
                 let name = format!("{}→{}", self.plan.graph.nodes[id].name, reader.name);
                 let shards = self.stages[reader_stage].shards;
                 let mut senders = Vec::new();
                 for shard in 0..shards {
                     let (sender, receiver) = channel(self.bounds);
                     self.gauges.push((name.clone(), sender.gauge()));
-                    self.stage_inputs.entry((reader_stage, shard)).or_default().push(Input { number, receiver });
+                    self.stage_inputs.entry((reader_stage, shard)).or_default().push(Input { number, lag, receiver });
                     senders.push(sender);
                 }
                 targets.push(Target::Edge(edges.len()));
@@ -346,7 +347,7 @@ impl<'a> Assembly<'a> {
             for _ in sink.from.iter().filter(|from| **from == (id, port)) {
                 let (sender, receiver) = channel(self.bounds);
                 self.gauges.push((format!("{}→{}", self.plan.graph.nodes[id].name, sink.name), sender.gauge()));
-                self.sink_inputs[index].push(Input { number: 0, receiver });
+                self.sink_inputs[index].push(Input { number: 0, lag: 0, receiver });
                 targets.push(Target::Edge(edges.len()));
                 edges.push(Exchange::new(vec![sender], vec![]));
             }
@@ -401,7 +402,6 @@ pub(crate) async fn operator(plan: &Plan, node: &Node) -> Result<Box<dyn Operato
                 instance.map_err(|error| RunError::fatal(format!("step {step}"), error.strip_backtrace()))?;
             Box::new(Stateless::new(instance, step, on_error))
         }
-        NodeKind::WindowAssign(window) => Box::new(WindowAssign::new(window.clone(), node.schema.clone(), step)),
-        NodeKind::Aggregate(aggregate) => Box::new(WindowAggregate::new(aggregate.clone(), step)?),
+        NodeKind::Operator(plan) => plan.create(Site { step, schema: node.schema.clone(), on_error }).await?,
     })
 }

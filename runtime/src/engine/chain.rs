@@ -37,6 +37,8 @@ pub(crate) struct Link {
     pub(crate) name: String,
     /// The step it belongs to.
     pub(crate) step: String,
+    /// How much earlier than the watermark that comes in is the one that the operator and all behind it see.
+    pub(crate) lag: i64,
     pub(crate) operator: Box<dyn Operator>,
     pub(crate) targets: Vec<Target>,
     pub(crate) late: LateRoute,
@@ -87,12 +89,15 @@ impl Chain {
                 None
             }
             Element::Watermark(Watermark::At(time)) => {
+                let time = time.saturating_sub(link.lag);
                 link.operator.watermark(time, &mut out).await?;
-                Some(element)
+                Some(Element::Watermark(Watermark::At(time)))
             }
             Element::Watermark(Watermark::Idle) => Some(element),
             Element::Barrier(_) => {
-                link.metrics.state_rows.set(link.operator.state_size().rows as i64);
+                let size = link.operator.state_size();
+                link.metrics.state_rows.set(size.rows as i64);
+                link.metrics.state_bytes.set(size.bytes as i64);
                 self.states.extend(link.operator.snapshot()?.into_iter().map(|state| (link.name.clone(), state)));
                 Some(element)
             }

@@ -11,6 +11,8 @@ use crate::engine::element::{Element, Epoch, Watermark};
 pub(crate) struct Input {
     /// Which input of the first operator it feeds.
     pub(crate) number: usize,
+    /// How far behind the edge's watermark the times may be that the operator goes by, in nanoseconds.
+    pub(crate) lag: i64,
     pub(crate) receiver: Receiver,
 }
 
@@ -93,7 +95,10 @@ impl Gate {
                 None => Some(Event::Closed),
                 Some(Element::Batch(batch)) => Some(Event::Batch(edge.input.number, batch)),
                 Some(Element::Watermark(watermark)) => {
-                    edge.watermark = Some(watermark);
+                    edge.watermark = Some(match watermark {
+                        Watermark::At(time) => Watermark::At(time.saturating_sub(edge.input.lag)),
+                        Watermark::Idle => Watermark::Idle,
+                    });
                     self.combine()
                 }
                 Some(Element::Barrier(epoch)) => {
@@ -170,7 +175,7 @@ mod tests {
     fn gate(edges: usize) -> (Vec<Sender>, Gate) {
         let bounds = Bounds { rows: 100, bytes: 1 << 20 };
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..edges).map(|_| channel(bounds)).unzip();
-        let inputs = receivers.into_iter().enumerate().map(|(number, receiver)| Input { number, receiver });
+        let inputs = receivers.into_iter().enumerate().map(|(number, receiver)| Input { number, lag: 0, receiver });
         (senders, Gate::new(inputs.collect()))
     }
 

@@ -1,10 +1,90 @@
-//! What an operator is.
+//! What an operator is: its plan, made once per load, and the operator itself, one per shard.
+
+use std::collections::BTreeSet;
+use std::fmt;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use datafusion::common::Result as DataFusionResult;
 
 use crate::engine::dead_letter::Letter;
 use crate::engine::error::RunError;
+use crate::spec::model::OnError;
+
+/// What an operator will do: decided once per load, and made into one operator per shard of each run.
+#[async_trait]
+pub(crate) trait OperatorPlan: fmt::Debug + Send + Sync {
+    /// An operator without state.
+    async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError>;
+
+    /// The columns of the rows that may leave by the late route: one schema per kind of late row. Empty: none is late.
+    fn late(&self) -> Vec<SchemaRef> {
+        vec![]
+    }
+
+    /// True where its output has windows that it assigned: what follows in the same step is never late for them.
+    fn assigns_windows(&self) -> bool {
+        false
+    }
+
+    /// The columns of its input `input` that it needs, where `of_output` says which ones of its output are needed.
+    fn reads(&self, input: usize, of_output: &dyn Fn() -> Wanted) -> Wanted {
+        let (_, _) = (input, of_output);
+        None
+    }
+
+    /// Its input `input` now has the columns of `schema`: those that were `keep` before, and behind them some that
+    /// nobody knew of. What that makes of its output; `None` where the output stays as it is. Only called where
+    /// [`OperatorPlan::reads`] said so.
+    fn narrow(&mut self, input: usize, schema: &SchemaRef, keep: &[usize]) -> DataFusionResult<Option<Narrowed>> {
+        let (_, _, _) = (input, schema, keep);
+        Ok(None)
+    }
+
+    /// What it does and keeps, for people.
+    fn describe(&self) -> Description;
+}
+
+/// The columns that are wanted of a stream; `None`: all of them.
+pub(crate) type Wanted = Option<BTreeSet<usize>>;
+
+/// An output that has become narrower.
+#[derive(Debug)]
+pub(crate) struct Narrowed {
+    /// Its columns.
+    pub(crate) schema: SchemaRef,
+    /// By column: which one it was before; `usize::MAX` for one that nobody knew of.
+    pub(crate) keep: Vec<usize>,
+}
+
+/// Where an operator stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Site {
+    /// The step's name, for letters and errors.
+    pub(crate) step: String,
+    /// The columns of its output.
+    pub(crate) schema: SchemaRef,
+    pub(crate) on_error: OnError,
+}
+
+impl Site {
+    /// An error of the operator that ends the run.
+    pub(crate) fn failed(&self, error: impl ToString) -> RunError {
+        RunError::fatal(format!("step {}", self.step), error)
+    }
+}
+
+/// What an operator does, in the words of `millstream explain`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Description {
+    /// What it does: `tumbling window of 1m over ts`.
+    pub(crate) does: String,
+    /// What it keeps per key: `one accumulator per aggregate, open window and key`; `None` without state.
+    pub(crate) keeps: Option<String>,
+    /// What frees it: `the watermark at the window's end`.
+    pub(crate) freed: Option<String>,
+}
 
 /// A piece of the graph, for one shard. Created without side effects; it never spawns.
 #[async_trait]
@@ -41,6 +121,8 @@ pub(crate) trait Operator: Send {
 pub(crate) struct StateSize {
     /// Rows or groups.
     pub(crate) rows: usize,
+    /// Bytes, as far as they can be told without walking through all of it.
+    pub(crate) bytes: usize,
 }
 
 /// What an operator gives out while it takes one element.

@@ -34,3 +34,9 @@ pub(crate) fn extent(values: &[i64]) -> Option<(i64, i64)> {
     let first = *values.first()?;
     Some(values.iter().fold((first, first), |(low, high), value| (low.min(*value), high.max(*value))))
 }
+
+/// A length of time for people: `90s`, `1h`.
+pub(crate) fn duration(ns: i64) -> String {
+    let length = std::time::Duration::from_nanos(ns.unsigned_abs());
+    format!("{}{}", if ns < 0 { "-" } else { "" }, millstream_connectors::units::Duration(length))
+}

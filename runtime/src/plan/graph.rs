@@ -2,9 +2,8 @@
 
 use arrow::datatypes::SchemaRef;
 
-use crate::engine::operators::aggregate::AggregatePlan;
+use crate::engine::operator::OperatorPlan;
 use crate::sql::region::Region;
-use crate::sql::tumble::Tumble;
 
 /// A node's index in [`Graph::nodes`]; inputs come before their readers.
 pub(crate) type NodeId = usize;
@@ -24,8 +23,12 @@ pub(crate) struct Node {
     pub(crate) step: Option<String>,
     /// Where its rows come from.
     pub(crate) inputs: Vec<NodeId>,
-    /// For keyed state: the columns of the input by which rows are spread over shards. Empty: no key, one shard.
-    pub(crate) keys: Option<Vec<usize>>,
+    /// For keyed state: by input, the columns by which rows are spread over shards. No columns: one shard.
+    pub(crate) keys: Option<Vec<Vec<usize>>>,
+    /// By input: how far the times that the node goes by may be behind the input's watermark, in nanoseconds
+    /// ([`crate::sql::marks::event_time`]). The node and all that follow it see a watermark that is so much earlier.
+    /// Empty: nowhere behind.
+    pub(crate) lags: Vec<i64>,
     /// The columns of its output.
     pub(crate) schema: SchemaRef,
     /// What it does.
@@ -36,16 +39,33 @@ pub(crate) struct Node {
 
 /// What a node does.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "a plan has a handful of nodes, and they are not moved about")]
 pub(crate) enum NodeKind {
     /// The stream source with this index in the plan.
     Source(usize),
     /// Stateless SQL.
-    Region(Region),
-    /// Rows get their window's bounds; late ones leave.
-    WindowAssign(Tumble),
-    /// Aggregates per window and group.
-    Aggregate(AggregatePlan),
+    Region(Box<Region>),
+    /// Anything that needs time or keeps state.
+    Operator(Box<dyn OperatorPlan>),
+}
+
+impl Node {
+    /// The plan of its operator, where it is neither a source nor stateless.
+    pub(crate) fn operator(&self) -> Option<&dyn OperatorPlan> {
+        match &self.kind {
+            NodeKind::Operator(plan) => Some(plan.as_ref()),
+            NodeKind::Source(_) | NodeKind::Region(_) => None,
+        }
+    }
+
+    /// How far behind its times may be on the input `input`.
+    pub(crate) fn lag(&self, input: usize) -> i64 {
+        self.lags.get(input).copied().unwrap_or(0)
+    }
+
+    /// The columns of its input `input` by which rows are spread over shards; `None` where that does not matter.
+    pub(crate) fn keys_of(&self, input: usize) -> Option<&[usize]> {
+        self.keys.as_ref().map(|keys| keys.get(input).map_or(&[][..], Vec::as_slice))
+    }
 }
 
 impl Graph {

@@ -5,7 +5,7 @@
 
 mod functions;
 pub(crate) mod graph;
-mod projection;
+pub(crate) mod projection;
 mod sinks;
 mod sources;
 mod steps;

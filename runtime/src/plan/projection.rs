@@ -15,11 +15,9 @@ use millstream_connectors::config::SourceConfig;
 use millstream_connectors::format::FormatConfig;
 
 use crate::engine::dead_letter::MESSAGE;
+use crate::engine::operator::{Narrowed, Wanted};
 use crate::plan::graph::{Graph, NodeId, NodeKind};
 use crate::plan::{Port, SinkPlan, SourcePlan};
-
-/// The columns that are wanted of a stream; `None`: all of them.
-type Wanted = Option<BTreeSet<usize>>;
 
 /// Narrows every source to the columns that are wanted of it.
 pub(super) fn narrow(graph: &mut Graph, sources: &mut [SourcePlan], sinks: &[SinkPlan]) -> Result<()> {
@@ -62,15 +60,11 @@ fn wanted(graph: &Graph, id: NodeId, sinks: &[SinkPlan]) -> Wanted {
         for (number, _) in reader.inputs.iter().enumerate().filter(|(_, input)| **input == id) {
             match &reader.kind {
                 NodeKind::Region(region) => all.extend(region.reads(number)?),
-                NodeKind::WindowAssign(window) => {
-                    if sinks.iter().any(|sink| sink.from.contains(&(reader_id, Port::Late))) {
-                        return None;
-                    }
-                    let columns = graph.nodes[id].schema.fields().len();
-                    all.extend(wanted(graph, reader_id, sinks)?.into_iter().filter(|column| *column < columns));
-                    all.insert(window.time_column);
+                NodeKind::Operator(_) if sinks.iter().any(|sink| sink.from.contains(&(reader_id, Port::Late))) => {
+                    return None;
                 }
-                NodeKind::Source(_) | NodeKind::Aggregate(_) => return None,
+                NodeKind::Operator(plan) => all.extend(plan.reads(number, &|| wanted(graph, reader_id, sinks))?),
+                NodeKind::Source(_) => return None,
             }
         }
     }
@@ -107,24 +101,20 @@ fn narrow_node(graph: &mut Graph, id: NodeId, schema: Arc<Schema>, keep: &[usize
                     region.narrow(number, &schema, keep)?;
                 }
             }
-            NodeKind::WindowAssign(window) => {
-                window.time_column = place(keep, window.time_column)?;
-                let bounds = reader.schema.fields().len() - 2;
-                let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
-                fields.extend(reader.schema.fields()[bounds..].iter().cloned());
-                let mut kept = keep.to_vec();
-                // What came after the columns of before has no number from before.
-                kept.resize(schema.fields().len(), usize::MAX);
-                kept.extend([bounds, bounds + 1]);
-                narrow_node(graph, reader_id, Arc::new(Schema::new(fields)), &kept)?;
+            NodeKind::Operator(plan) => {
+                let narrowed = numbers.into_iter().map(|number| plan.narrow(number, &schema, keep));
+                let narrowed = narrowed.collect::<Result<Vec<_>>>()?;
+                if let Some(Narrowed { schema, keep }) = narrowed.into_iter().flatten().next_back() {
+                    narrow_node(graph, reader_id, schema, &keep)?;
+                }
             }
-            NodeKind::Source(_) | NodeKind::Aggregate(_) => {}
+            NodeKind::Source(_) => {}
         }
     }
     Ok(())
 }
 
 /// Where the column with the number `column` is now.
-fn place(keep: &[usize], column: usize) -> Result<usize> {
+pub(crate) fn place(keep: &[usize], column: usize) -> Result<usize> {
     keep.iter().position(|kept| *kept == column).ok_or_else(|| crate::sql::relation::internal("a column is gone"))
 }

@@ -10,7 +10,7 @@ use millstream_connectors::{ConnectorError, Sink, SinkContext};
 use super::sources::key_of;
 use super::{Builder, unknown_name};
 use crate::engine::dead_letter;
-use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
+use crate::plan::graph::{Graph, NodeId};
 use crate::spec::model::SinkSpec;
 use crate::spec::problem::Problem;
 
@@ -100,13 +100,7 @@ impl Builder<'_> {
         }
         for (id, node) in graph.nodes.iter().enumerate() {
             let step = node.step.as_ref().and_then(|step| self.spec.steps.get(step));
-            // An aggregate has late rows only where another step made its windows; its own step's leave before it.
-            let assigned = |other: &Node| matches!(other.kind, NodeKind::WindowAssign(_)) && other.step == node.step;
-            let has_late = match node.kind {
-                NodeKind::WindowAssign(_) => true,
-                NodeKind::Aggregate(_) => !graph.nodes.iter().any(assigned),
-                _ => false,
-            };
+            let has_late = node.operator().is_some_and(|plan| !plan.late().is_empty());
             if has_late && step.is_some_and(|step| step.late.to == name) {
                 from.push((id, Port::Late));
             }
@@ -136,20 +130,19 @@ impl Builder<'_> {
         graph: &Graph,
         problems: &mut Vec<Problem>,
     ) -> Option<SchemaRef> {
-        let schema_of = |(node, port): &(NodeId, Port)| match (port, &graph.nodes[*node].kind) {
-            (Port::Late, NodeKind::WindowAssign(_)) => graph.nodes[graph.nodes[*node].inputs[0]].schema.clone(),
-            (Port::Late, NodeKind::Aggregate(plan)) => plan.input.clone(),
-            _ => graph.nodes[*node].schema.clone(),
-        };
-        let first = schema_of(from.first()?);
+        let schemas = from.iter().flat_map(|(node, port)| match port {
+            Port::Late => graph.nodes[*node].operator().map(|plan| plan.late()).unwrap_or_default(),
+            Port::Main => vec![graph.nodes[*node].schema.clone()],
+        });
+        let schemas: Vec<SchemaRef> = schemas.collect();
+        let first = schemas.first()?.clone();
         let shape = |schema: &SchemaRef| -> Vec<_> {
             schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
         };
-        for other in &from[1..] {
-            let schema = schema_of(other);
-            if shape(&schema) != shape(&first) {
+        for schema in &schemas[1..] {
+            if shape(schema) != shape(&first) {
                 let message =
-                    format!("what comes in has different columns: ({}) and ({})", names(&first), names(&schema));
+                    format!("what comes in has different columns: ({}) and ({})", names(&first), names(schema));
                 let hint = "give each its own sink, or the same columns";
                 problems.push(Problem::new(["sinks", name, "from"], message).hint(hint));
                 return None;

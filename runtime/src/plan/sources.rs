@@ -1,6 +1,6 @@
 //! Streams and tables of a plan.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use crate::plan::graph::{Graph, Node, NodeKind};
 use crate::spec::model::{ColumnSpec, ConnectorSpec, EpochUnit, SourceSpec};
 use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::EVENT_TIME;
+use crate::sql::marks;
 use crate::sql::expression::SqlExpressions;
 use crate::sql::relation::{StreamRelation, TableRelation, TableRows};
 use crate::sql::types;
@@ -208,6 +209,7 @@ impl Builder<'_> {
             step: None,
             inputs: vec![],
             keys: None,
+            lags: vec![],
             schema: schema.clone(),
             kind,
             fingerprint: None,
@@ -443,8 +445,7 @@ fn marked(columns: SchemaRef, event_time: Option<&EventTimePlan>) -> SchemaRef {
     let Some(event_time) = event_time else { return columns };
     let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
     if let Some(field) = fields.get_mut(event_time.column) {
-        // The same for every source: UNION ALL keeps only what is the same in all its inputs.
-        field.set_metadata(HashMap::from([(EVENT_TIME.to_owned(), "true".to_owned())]));
+        field.set_metadata(marks::event_time(0));
     }
     Arc::new(Schema::new(fields))
 }

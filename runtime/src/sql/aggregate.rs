@@ -66,15 +66,18 @@ impl Lowering<'_> {
         }
         let fields = aggregate.schema.fields().iter().map(|field| without_event_time(field));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone() };
+        // Its own step's late rows leave before it.
+        let late = !self.windows_are_own(input);
+        let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone(), late };
         let fingerprint = self.fingerprint(&aggregate);
         let node = Node {
             name: self.name("aggregate"),
             step: Some(self.step.to_owned()),
             inputs: vec![input],
-            keys: Some((0..keys).collect()),
+            keys: Some(vec![(0..keys).collect()]),
+            lags: vec![],
             schema,
-            kind: NodeKind::Aggregate(plan),
+            kind: NodeKind::Operator(Box::new(plan)),
             fingerprint: Some(fingerprint),
         };
         Ok(self.graph.add(node))

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DataFusionError, JoinType, Result};
+use datafusion::common::{Column, DFSchema, DataFusionError, JoinType, Result};
 use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
+use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder};
 
+use crate::engine::operators::window_assign::WindowAssignPlan;
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::sql::EVENT_TIME;
 use crate::sql::marks;
@@ -61,8 +62,8 @@ impl Lowering<'_> {
             None => self.name("select"),
         };
         let step = Some(self.step.to_owned());
-        let kind = NodeKind::Region(region);
-        Ok(self.graph.add(Node { name, step, inputs, keys: None, schema, kind, fingerprint: None }))
+        let kind = NodeKind::Region(Box::new(region));
+        Ok(self.graph.add(Node { name, step, inputs, keys: None, lags: vec![], schema, kind, fingerprint: None }))
     }
 
     /// Replaces a stream or a stateful node by a slot.
@@ -79,51 +80,72 @@ impl Lowering<'_> {
             return Ok(Transformed::new(plan, false, TreeNodeRecursion::Jump));
         }
         refuse_stream_subqueries(&plan)?;
-        match plan {
-            LogicalPlan::Aggregate(aggregate) => {
-                let schema = aggregate.schema.clone();
-                let node = self.aggregate(aggregate)?;
-                let slot = self.slot(input(inputs, node), &schema)?;
-                Ok(Transformed::new(slot, true, TreeNodeRecursion::Jump))
+        let schema = plan.schema().clone();
+        let node = match plan {
+            LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate)?,
+            LogicalPlan::Join(join) if reads_stream(&join.left)? && reads_stream(&join.right)? => {
+                self.stream_join(join)?
             }
             LogicalPlan::Join(join) => {
-                check_join(&join)?;
-                Ok(Transformed::no(LogicalPlan::Join(join)))
+                check_table_join(&join)?;
+                return Ok(Transformed::no(LogicalPlan::Join(join)));
             }
+            LogicalPlan::Window(window) => self.over(window)?,
+            LogicalPlan::Distinct(distinct) => self.distinct(distinct)?,
+            LogicalPlan::Sort(sort) => self.sort(sort)?,
+            LogicalPlan::Limit(limit) => self.limit(limit)?,
+            LogicalPlan::Extension(extension) => self.extension(extension)?,
             LogicalPlan::Projection(_)
             | LogicalPlan::Filter(_)
             | LogicalPlan::SubqueryAlias(_)
             | LogicalPlan::Union(_)
             | LogicalPlan::Unnest(_)
-            | LogicalPlan::TableScan(_) => Ok(Transformed::no(plan)),
-            LogicalPlan::Distinct(_) => Err(Refusal::Distinct.into()),
-            LogicalPlan::Window(_) => Err(Refusal::Over.into()),
-            LogicalPlan::Sort(_) => Err(Refusal::OrderBy.into()),
-            LogicalPlan::Limit(_) => Err(Refusal::Limit.into()),
-            other => Err(Refusal::Other(other.display().to_string()).into()),
-        }
+            | LogicalPlan::TableScan(_) => return Ok(Transformed::no(plan)),
+            other => return Err(Refusal::Other(other.display().to_string()).into()),
+        };
+        let slot = self.slot(inputs, node, &schema)?;
+        Ok(Transformed::new(slot, true, TreeNodeRecursion::Jump))
+    }
+
+    /// Adds the nodes of a node of our own.
+    fn extension(&mut self, extension: Extension) -> Result<NodeId> {
+        Err(Refusal::Other(extension.node.name().to_owned()).into())
     }
 
     /// The node whose output `stream` is; a windowed stream gets its operator.
     fn stream(&mut self, stream: &StreamRelation) -> NodeId {
         let Some(window) = &stream.window else { return stream.node };
+        let lag = marks::lag(stream.schema.field(window.time_column)).unwrap_or(0);
+        let plan = WindowAssignPlan { window: window.clone(), schema: stream.schema.clone() };
         let node = Node {
             name: self.name("tumble"),
             step: Some(self.step.to_owned()),
             inputs: vec![stream.node],
             keys: None,
+            lags: vec![lag],
             schema: stream.schema.clone(),
-            kind: NodeKind::WindowAssign(window.clone()),
+            kind: NodeKind::Operator(Box::new(plan)),
             fingerprint: None,
         };
         self.graph.add(node)
     }
 
-    /// A slot that has the columns of `schema` under their qualified names.
-    fn slot(&self, index: usize, schema: &datafusion::common::DFSchema) -> Result<LogicalPlan> {
+    /// True where the windows of what `node` gives out were assigned in this step.
+    pub(crate) fn windows_are_own(&self, node: NodeId) -> bool {
+        let node = &self.graph.nodes[node];
+        if node.step.as_deref() != Some(self.step) {
+            return false;
+        }
+        let assigns = node.operator().is_some_and(|plan| plan.assigns_windows());
+        assigns || node.inputs.iter().any(|input| self.windows_are_own(*input))
+    }
+
+    /// A slot for the output of `node`, whose columns have the qualified names of `schema` and the marks of the node.
+    fn slot(&self, inputs: &mut Vec<NodeId>, node: NodeId, schema: &DFSchema) -> Result<LogicalPlan> {
+        let index = input(inputs, node);
         let table = format!("__state_{index}");
-        let fields =
-            schema.fields().iter().enumerate().map(|(i, field)| without_event_time(field).with_name(format!("c{i}")));
+        let fields = self.graph.nodes[node].schema.fields().iter().enumerate();
+        let fields = fields.map(|(i, field)| field.as_ref().clone().with_name(format!("c{i}")));
         let slot = SlotRelation { index, schema: Arc::new(Schema::new(fields.collect::<Vec<Field>>())) };
         let names = schema.iter().enumerate().map(|(i, (qualifier, field))| {
             Expr::Column(Column::new(Some(table.as_str()), format!("c{i}")))
@@ -181,11 +203,8 @@ fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
 }
 
 /// A stream may meet a table in a join, in the kinds that keep no unmatched rows of the table.
-fn check_join(join: &datafusion::logical_expr::Join) -> Result<()> {
+fn check_table_join(join: &datafusion::logical_expr::Join) -> Result<()> {
     let (left, right) = (reads_stream(&join.left)?, reads_stream(&join.right)?);
-    if left && right {
-        return Err(Refusal::StreamJoin.into());
-    }
     let allowed = match join.join_type {
         JoinType::Inner => true,
         JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark => left,

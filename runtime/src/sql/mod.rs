@@ -11,10 +11,13 @@ pub(crate) mod aggregate;
 pub(crate) mod clock;
 pub(crate) mod direct;
 pub(crate) mod expression;
+pub(crate) mod join;
 pub(crate) mod lower;
 pub(crate) mod marks;
 pub(crate) mod mend;
+pub(crate) mod over;
 pub(crate) mod parse;
+pub(crate) mod per_window;
 pub(crate) mod problems;
 pub(crate) mod refuse;
 pub(crate) mod region;
@@ -26,7 +29,7 @@ pub(crate) mod types;
 pub(crate) mod udf;
 pub(crate) mod wording;
 
-/// Field metadata that marks a column as the stream's event time.
+/// Field metadata that marks a column as the stream's event time; its value is in [`marks::event_time`].
 pub(crate) const EVENT_TIME: &str = "millstream.event_time";
 /// Field metadata that marks a window's bound: its value is `start` or `end`.
 pub(crate) const WINDOW_BOUND: &str = "millstream.window";

@@ -217,21 +217,24 @@ fn time_argument(
         }
     };
     let name = context.normalize_ident(ident);
-    let event_time = stream.schema.fields().iter().position(|field| field.metadata().contains_key(EVENT_TIME));
-    let Some(event_time) = event_time else {
+    let is_time = |field: &Field| field.metadata().contains_key(EVENT_TIME);
+    let times = stream.schema.fields().iter().filter(|field| is_time(field)).map(|field| field.name().as_str());
+    let times: Vec<&str> = times.collect();
+    if times.is_empty() {
         if streams.some_without_time() {
             return Err(Refusal::Unjudged.into());
         }
         let hint = "give its source `event_time: {column: …, watermark: …}`, and let the steps in between pass that \
                     column on";
         return Err(at_with("this stream has no event time".into(), hint, argument));
+    }
+    let found = stream.schema.fields().iter().position(|field| field.name() == &name && is_time(field));
+    let Some(event_time) = found else {
+        let names = times.join("` or `");
+        let message = format!("`{name}` is not the event-time column; that is `{names}`");
+        return Err(at_with(message, format!("write `{names}`"), argument));
     };
     let expected = stream.schema.field(event_time);
-    if expected.name() != &name {
-        let hint = format!("write `{}`", expected.name());
-        let message = format!("`{name}` is not the event-time column; that is `{}`", expected.name());
-        return Err(at_with(message, hint, argument));
-    }
     if !matches!(expected.data_type(), DataType::Timestamp(_, _)) {
         return Err(at(format!("`{name}` is {}, not a timestamp", expected.data_type()), argument));
     }

@@ -55,6 +55,11 @@ impl KeyTable {
         self.keys.len()
     }
 
+    /// How many bytes of memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<u64>() + self.keys.capacity() * size_of::<Key>() + self.heap.capacity()
+    }
+
     /// Forgets all keys. Memory is kept where as many may come again.
     pub(crate) fn clear(&mut self) {
         if self.keys.len() * SLOTS_PER_KEY_KEPT < self.slots.len() {

@@ -19,7 +19,7 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use crate::engine::error::RunError;
 use crate::engine::keyed::{EncodedKeys, KeyEncoder, KeyTable, Selection};
-use crate::engine::operator::{Operator, Output, StateSize};
+use crate::engine::operator::{Description, Operator, OperatorPlan, Output, Site, StateSize};
 use crate::engine::operators::aggregate_state;
 use crate::engine::operators::window_parts::{Part, WindowKey, parts};
 use crate::engine::times;
@@ -41,6 +41,28 @@ pub(crate) struct AggregatePlan {
     pub(crate) output: Vec<OutputColumn>,
     /// The output's columns.
     pub(crate) schema: SchemaRef,
+    /// Rows may come after their window has closed: another step has made the windows.
+    pub(crate) late: bool,
+}
+
+#[async_trait]
+impl OperatorPlan for AggregatePlan {
+    async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError> {
+        Ok(Box::new(WindowAggregate::new(self.clone(), site.step)?))
+    }
+
+    fn late(&self) -> Vec<SchemaRef> {
+        if self.late { vec![self.input.clone()] } else { vec![] }
+    }
+
+    fn describe(&self) -> Description {
+        let calls: Vec<&str> = self.calls.iter().map(|call| call.aggregate.name()).collect();
+        Description {
+            does: format!("aggregates each window: {}", calls.join(", ")),
+            keeps: Some("one accumulator per aggregate, open window and group".to_owned()),
+            freed: Some("when the watermark passes the window's end".to_owned()),
+        }
+    }
 }
 
 /// One aggregate.
@@ -292,6 +314,11 @@ impl Operator for WindowAggregate {
     }
 
     fn state_size(&self) -> StateSize {
-        StateSize { rows: self.windows.values().map(Window::group_count).sum() }
+        let accumulators = |window: &Window| window.accumulators.iter().map(|a| a.size()).sum::<usize>();
+        let of = |window: &Window| window.table.as_ref().map_or(0, KeyTable::bytes) + accumulators(window);
+        StateSize {
+            rows: self.windows.values().map(Window::group_count).sum(),
+            bytes: self.windows.values().map(of).sum(),
+        }
     }
 }

@@ -1,18 +1,74 @@
 //! TUMBLE: gives every row the bounds of its window. Rows whose window has closed leave by the late route.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow::compute::{filter_record_batch, not};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
+use datafusion::common::Result as DataFusionResult;
 
 use crate::engine::dead_letter::Letter;
 use crate::engine::error::RunError;
-use crate::engine::operator::{Operator, Output};
+use crate::engine::operator::{Description, Narrowed, Operator, OperatorPlan, Output, Site, Wanted};
 use crate::engine::times;
+use crate::plan::projection::place;
 use crate::sql::tumble::{Tumble, unit_ns};
+
+/// Which windows rows are given.
+#[derive(Debug)]
+pub(crate) struct WindowAssignPlan {
+    pub(crate) window: Tumble,
+    /// The input's columns, then window_start and window_end.
+    pub(crate) schema: SchemaRef,
+}
+
+/// The columns that are added.
+const BOUNDS: usize = 2;
+
+#[async_trait]
+impl OperatorPlan for WindowAssignPlan {
+    async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError> {
+        Ok(Box::new(WindowAssign::new(self.window.clone(), self.schema.clone(), site.step)))
+    }
+
+    fn late(&self) -> Vec<SchemaRef> {
+        let columns = self.schema.fields().len() - BOUNDS;
+        vec![Arc::new(Schema::new(self.schema.fields()[..columns].to_vec()))]
+    }
+
+    fn assigns_windows(&self) -> bool {
+        true
+    }
+
+    fn reads(&self, _: usize, of_output: &dyn Fn() -> Wanted) -> Wanted {
+        let columns = self.schema.fields().len() - BOUNDS;
+        let mut wanted: BTreeSet<usize> = of_output()?.into_iter().filter(|column| *column < columns).collect();
+        wanted.insert(self.window.time_column);
+        Some(wanted)
+    }
+
+    fn narrow(&mut self, _: usize, schema: &SchemaRef, keep: &[usize]) -> DataFusionResult<Option<Narrowed>> {
+        let bounds = self.schema.fields().len() - BOUNDS;
+        self.window.time_column = place(keep, self.window.time_column)?;
+        let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+        fields.extend(self.schema.fields()[bounds..].iter().cloned());
+        let mut kept = keep.to_vec();
+        // What came after the columns of before has no number from before.
+        kept.resize(schema.fields().len(), usize::MAX);
+        kept.extend([bounds, bounds + 1]);
+        self.schema = Arc::new(Schema::new(fields));
+        Ok(Some(Narrowed { schema: self.schema.clone(), keep: kept }))
+    }
+
+    fn describe(&self) -> Description {
+        let size = times::duration(self.window.size_ns);
+        let time = self.schema.field(self.window.time_column).name();
+        Description { does: format!("assigns tumbling windows of {size} over {time}"), ..Description::default() }
+    }
+}
 
 /// Assigns windows.
 pub(crate) struct WindowAssign {

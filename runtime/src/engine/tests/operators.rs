@@ -74,7 +74,7 @@ async fn aggregate(plan: &Plan) -> Vec<Box<dyn Operator>> {
     let mut operators = Vec::new();
     for node in plan.graph.nodes.iter().filter(|node| node.name.starts_with("q/")) {
         operators.push(operator(plan, node).await.unwrap());
-        if matches!(node.kind, NodeKind::Aggregate(_)) {
+        if node.name == "q/aggregate" {
             break;
         }
     }
