@@ -36,11 +36,7 @@ pub(crate) struct Resolver<'a> {
 
 impl<'a> Resolver<'a> {
     /// Over rows of `input`.
-    pub(crate) fn new(
-        context: &'a mut dyn RelationPlannerContext,
-        input: &'a DFSchemaRef,
-        names: &'a Names,
-    ) -> Self {
+    pub(crate) fn new(context: &'a mut dyn RelationPlannerContext, input: &'a DFSchemaRef, names: &'a Names) -> Self {
         Self { context, input, names, columns: vec![], calls: vec![] }
     }
 
@@ -240,9 +236,7 @@ impl Rewriter<'_, '_> {
                 FunctionArgExpr::QualifiedWildcard(of) => {
                     let of = of.0.first().and_then(|part| part.as_ident());
                     let known = of.and_then(|of| self.resolver.names.get(of));
-                    Some(known.ok_or_else(|| {
-                        wrong("this is no variable of the pattern", "write count(A.*)", span)
-                    })?)
+                    Some(known.ok_or_else(|| wrong("this is no variable of the pattern", "write count(A.*)", span))?)
                 }
                 FunctionArgExpr::Wildcard => None,
                 _ => continue,
@@ -389,7 +383,8 @@ impl VisitorMut for Stripper<'_> {
                 let name = function.name.0.first().and_then(|part| part.as_ident());
                 let name = name.map(|name| marks(&name.value).0).unwrap_or_default();
                 if ["prev", "next", "first", "last", "classifier", "match_number"].contains(&name.as_str()) {
-                    let message = format!("{} cannot stand here, inside another function over rows", name.to_uppercase());
+                    let message =
+                        format!("{} cannot stand here, inside another function over rows", name.to_uppercase());
                     let hint = "PREV and NEXT may have FIRST or LAST inside them; nothing else nests";
                     return ControlFlow::Break(wrong(message, hint, span));
                 }

@@ -13,8 +13,8 @@ use datafusion::sql::sqlparser::ast::{
 
 use crate::engine::operators::pattern::{Automaton, PLACES_MAX, Skip, Term, VARIABLES_MAX, Variables};
 use crate::sql::EVENT_TIME;
-use crate::sql::pattern_node::{PatternNode, PatternSpec, Resolved};
 use crate::sql::pattern_names::Resolver;
+use crate::sql::pattern_node::{PatternNode, PatternSpec, Resolved};
 use crate::sql::pattern_syntax::{RELUCTANT, SUBSET, WITHIN};
 use crate::sql::survey::normalised;
 
@@ -209,7 +209,8 @@ impl Clause {
         let variable = |symbol: &MatchRecognizeSymbol, names: &mut Names| match symbol {
             MatchRecognizeSymbol::Named(name) => names.add(name).map(Term::Variable),
             MatchRecognizeSymbol::Start | MatchRecognizeSymbol::End => {
-                let message = "^ and $ are not supported: a stream's partition has no end, and its start is one row only";
+                let message =
+                    "^ and $ are not supported: a stream's partition has no end, and its start is one row only";
                 Err(wrong(message, "leave them out", self.place))
             }
         };
@@ -226,16 +227,16 @@ impl Clause {
                     wrong(message, "write the orders that matter, with | between them", self.place)
                 })?
             }
-            P::Concat(parts) => {
-                Term::Sequence(parts.iter().map(|part| self.term(part, names)).collect::<Result<_>>()?)
-            }
+            P::Concat(parts) => Term::Sequence(parts.iter().map(|part| self.term(part, names)).collect::<Result<_>>()?),
             P::Group(inner) => self.term(inner, names)?,
             P::Alternation(parts) => {
                 Term::Either(parts.iter().map(|part| self.term(part, names)).collect::<Result<_>>()?)
             }
             P::Repetition(inner, quantifier) => {
                 let (inner, quantifier, greedy) = match (inner.as_ref(), quantifier) {
-                    (P::Repetition(inner, quantifier), mark) if *mark == RELUCTANT => (inner.as_ref(), quantifier, false),
+                    (P::Repetition(inner, quantifier), mark) if *mark == RELUCTANT => {
+                        (inner.as_ref(), quantifier, false)
+                    }
                     _ => (inner.as_ref(), quantifier, true),
                 };
                 if let P::Repetition(..) = inner {
@@ -272,7 +273,8 @@ impl Clause {
             return Err(wrong(message, "write (A | B)* in place of (A? B?)*, and A* in place of (A*)+", self.place));
         }
         Automaton::new(term).map_err(|_| {
-            let message = format!("the pattern is too large: at most {PLACES_MAX} variables, with repetitions by number");
+            let message =
+                format!("the pattern is too large: at most {PLACES_MAX} variables, with repetitions by number");
             wrong(message, "use + or *, and count in DEFINE", self.place)
         })
     }
@@ -386,8 +388,7 @@ impl Clause {
         all_rows: bool,
         schema: &DFSchema,
     ) -> Result<()> {
-        let passed_on: Vec<usize> =
-            if all_rows { (0..schema.fields().len()).collect() } else { partition.to_vec() };
+        let passed_on: Vec<usize> = if all_rows { (0..schema.fields().len()).collect() } else { partition.to_vec() };
         let mut names: Vec<&str> = passed_on.iter().map(|column| schema.field(*column).name().as_str()).collect();
         for ((name, _), measure) in measures.iter().zip(&self.measures) {
             if names.contains(&name.as_str()) {

@@ -368,19 +368,9 @@ impl PatternMatcher {
     }
 
     /// Takes the search of a partition as far as its rows and the watermark allow.
-    fn advance(
-        &mut self,
-        number: u32,
-        gathered: &mut Gathered,
-        failures: &mut Vec<Failure>,
-    ) -> DataFusionResult<()> {
+    fn advance(&mut self, number: u32, gathered: &mut Gathered, failures: &mut Vec<Failure>) -> DataFusionResult<()> {
         let Some(mut partition) = self.partitions.list[number as usize].take() else { return Ok(()) };
-        let view = View {
-            plan: &self.plan,
-            conditions: &self.conditions,
-            chunks: &self.chunks,
-            rows: &partition.rows,
-        };
+        let view = View { plan: &self.plan, conditions: &self.conditions, chunks: &self.chunks, rows: &partition.rows };
         let mut walk = Walk {
             view,
             watermark: self.watermark,
@@ -577,7 +567,8 @@ impl Walk<'_> {
                 break;
             }
             let next = search.next;
-            if let Progress::Waits(watermark) = self.view.knows_after(self.watermark, next, view.conditions.rows_after) {
+            if let Progress::Waits(watermark) = self.view.knows_after(self.watermark, next, view.conditions.rows_after)
+            {
                 return Ok(Progress::Waits(watermark));
             }
             if let Step::TooManyWays = search.step(view, self.failures)? {
@@ -606,10 +597,14 @@ impl Walk<'_> {
             Skip::ToLast(of) => found.variables.iter().rposition(taken(of)),
         };
         let wrong = match row {
-            Some(0) => "AFTER MATCH SKIP leads to the first row of the match that starts here, which would be found \
-                        again for ever: the search goes on from the next row",
-            None => "AFTER MATCH SKIP names a variable that has no row in the match that starts here: the search goes \
-                     on from the next row",
+            Some(0) => {
+                "AFTER MATCH SKIP leads to the first row of the match that starts here, which would be found \
+                        again for ever: the search goes on from the next row"
+            }
+            None => {
+                "AFTER MATCH SKIP names a variable that has no row in the match that starts here: the search goes \
+                     on from the next row"
+            }
             Some(row) => return self.start + row as u64,
         };
         self.failures.push(Failure { reason: wrong.to_owned(), cell: first.cell() });

@@ -68,7 +68,10 @@ enum Condition {
     /// Told of the row before ([`Chunks::holds`]).
     Local,
     /// Told of the row and the way.
-    OfWay { expression: Expression, sources: Vec<Source> },
+    OfWay {
+        expression: Expression,
+        sources: Vec<Source>,
+    },
 }
 
 /// The conditions, and what they need to know of a way.
@@ -114,9 +117,7 @@ fn source(input: &Input, variable: u8, tracks: &mut Vec<Track>) -> Source {
                 (None, From::Last(number)) => Anchor::Back(number),
                 (Some(of), From::Last(0)) if tried(of) => Anchor::Back(0),
                 (Some(of), From::Last(0)) => Anchor::Remembered(number(tracks, Track::Last(of))),
-                (Some(of), From::First(0)) if tried(of) => {
-                    Anchor::RememberedOrTried(number(tracks, Track::First(of)))
-                }
+                (Some(of), From::First(0)) if tried(of) => Anchor::RememberedOrTried(number(tracks, Track::First(of))),
                 (Some(of), From::First(0)) => Anchor::Remembered(number(tracks, Track::First(of))),
                 (Some(of), From::First(nth)) => {
                     Anchor::ListFirst { track: number(tracks, Track::All(of)), number: nth, tried: tried(of) }
@@ -325,7 +326,13 @@ impl Search {
         }
         match track {
             Track::Last(_) => relative,
-            Track::First(_) => if before == NONE { relative } else { before },
+            Track::First(_) => {
+                if before == NONE {
+                    relative
+                } else {
+                    before
+                }
+            }
             Track::All(_) => *longer.entry(before).or_insert_with(|| {
                 self.lists.push((before, relative));
                 self.lists.len() as u32 - 1
@@ -334,13 +341,7 @@ impl Search {
     }
 
     /// By way: whether its condition holds for the row, where that depends on the way.
-    fn judge_ways(
-        &self,
-        view: &View<'_>,
-        row: u64,
-        cell: Cell,
-        failures: &mut Vec<Failure>,
-    ) -> Result<Vec<bool>> {
+    fn judge_ways(&self, view: &View<'_>, row: u64, cell: Cell, failures: &mut Vec<Failure>) -> Result<Vec<bool>> {
         let mut verdicts = Vec::new();
         for (variable, condition) in view.conditions.by_variable.iter().enumerate() {
             let Condition::OfWay { expression, sources } = condition else { continue };
@@ -447,7 +448,12 @@ struct Kept {
 
 impl Kept {
     fn new(places: usize, width: usize) -> Self {
-        Self { places: if width == 0 { vec![false; places] } else { vec![] }, ways: HashSet::new(), width, fresh: vec![] }
+        Self {
+            places: if width == 0 { vec![false; places] } else { vec![] },
+            ways: HashSet::new(),
+            width,
+            fresh: vec![],
+        }
     }
 
     /// True where there was none at `place` with what is remembered now.
