@@ -4,7 +4,7 @@
 //! **Which rows are late.** A session has closed when the watermark has come to its end. A row is late when
 //! - it is less than the gap from a session of its key that has closed (it would have been in it), or
 //! - its own end (its time plus the gap) has passed, and it is not less than the gap from a session that is open and was
-//!   begun before that.
+//!   begun before that. A session is begun at the time of its row, or at the watermark where that was ahead of the row.
 //!
 //! So what was given out never changes, and the sessions are those of the on-time rows as one batch. Of a closed session
 //! nothing but its first and last time is kept, as long as a row that is on time can be near it: a gap longer, or until
@@ -34,7 +34,7 @@ use crate::sql::windows::unit_ns;
 const OUTPUT_ROWS_MAX: usize = 8192;
 /// The most rows of a batch of state.
 const STATE_ROWS_MAX: usize = 1 << 16;
-/// The columns of the state before those of the rows: the watermark when the session was begun, and of a closed session
+/// The columns of the state before those of the rows: when the session was begun, and of a closed session
 /// the first and the last time.
 const STATE_COLUMNS: usize = 3;
 /// Keys without sessions are forgotten where there are so many of them, and more than keys with sessions.
@@ -109,7 +109,7 @@ impl OperatorPlan for SessionAssignPlan {
 struct Session {
     first: i64,
     last: i64,
-    /// The watermark when its first row came, or that of the earliest of the sessions that have become this one.
+    /// When it was begun: the least of its rows' times, or of the watermarks when they came where those were ahead.
     begun: i64,
     /// In the order of arrival, session by session.
     rows: Vec<RowRef>,
@@ -159,7 +159,6 @@ impl KeySessions {
             session.rows.extend(other.rows);
         }
         session.rows.push(row);
-        // Only state that is taken back brings rows that came before their session.
         session.begun = session.begun.min(begun);
     }
 
@@ -260,7 +259,8 @@ impl SessionAssign {
                 kept[row] = true;
                 let row = self.rows.expect(accepted, time);
                 accepted += 1;
-                self.insert(key, row, self.watermark);
+                // The same however the rows are cut into batches: a row behind the watermark always sees the newest one.
+                self.insert(key, row, self.watermark.max(time));
             }
         }
         if late.contains(&true) {
