@@ -19,6 +19,9 @@ use crate::engine::operators::aggregate_state;
 use crate::engine::operators::window_bounds::{Span, Windows};
 use crate::engine::operators::window_parts::WindowKey;
 
+/// Panes by their keys.
+type Range = (Bound<WindowKey>, Bound<WindowKey>);
+
 /// A pane whose accumulators have been asked for their state: some of its windows have closed. It is opened again when
 /// more rows come for it.
 pub(super) struct SealedPane {
@@ -91,7 +94,28 @@ impl PaneAggregate {
             pane.merge_into(&mut merged, &mut numbers)?;
         }
         self.panes.groups = numbers;
+        if let Some(first) = self.windows.first_pane(window) {
+            merged = self.keep_together((first.1 / unit, first.0 / unit), within, merged)?;
+        }
         self.panes.close((end, start), merged, out)
+    }
+
+    /// Where the panes of a window are in all later ones of the same start: puts what is `merged` of them into the first
+    /// pane, so that the next window merges two panes and not all. Returns the same as `merged`.
+    fn keep_together(&mut self, first: WindowKey, within: Range, merged: Window) -> Result<Window> {
+        let gone: Vec<WindowKey> = self.panes.sealed.range(within).map(|(key, _)| *key).collect();
+        for pane in gone {
+            self.panes.sealed.remove(&pane);
+        }
+        self.panes.windows.insert(first, merged);
+        self.seal(first)?;
+        let mut again = self.panes.empty_window()?;
+        let mut numbers = std::mem::take(&mut self.panes.groups);
+        if let Some(pane) = self.panes.sealed.get(&first) {
+            pane.merge_into(&mut again, &mut numbers)?;
+        }
+        self.panes.groups = numbers;
+        Ok(again)
     }
 
     fn seal(&mut self, pane: WindowKey) -> Result<()> {

@@ -54,6 +54,7 @@ impl OperatorPlan for WindowAssignPlan {
             windows,
             time_column: self.window.time_column,
             passes: self.passes.clone(),
+            bound_ns: times_unit(self.schema.field(self.passes.len()).data_type()),
             schema: self.schema.clone(),
             step: site.step,
             watermark: i64::MIN,
@@ -116,8 +117,18 @@ struct WindowAssign {
     passes: Vec<usize>,
     /// The columns that go on, then window_start and window_end.
     schema: SchemaRef,
+    /// How many nanoseconds the unit of the bounds has.
+    bound_ns: i64,
     step: String,
     watermark: i64,
+}
+
+/// How many nanoseconds the unit of a timestamp type has.
+fn times_unit(data_type: &DataType) -> i64 {
+    match data_type {
+        DataType::Timestamp(unit, _) => unit_ns(*unit),
+        _ => 1,
+    }
 }
 
 /// Rows that follow each other and are in the same windows.
@@ -210,7 +221,7 @@ impl WindowAssign {
 
     /// `rows` with one pair of bounds each.
     fn beside(&self, batch: &RecordBatch, bounds: Bounds) -> Result<RecordBatch, ArrowError> {
-        let data_type = batch.column(self.time_column).data_type();
+        let data_type = self.schema.field(self.passes.len()).data_type();
         let mut columns: Vec<ArrayRef> = self.passes.iter().map(|column| batch.column(*column).clone()).collect();
         columns.push(times::column(bounds.starts, data_type)?);
         columns.push(times::column(bounds.ends, data_type)?);
@@ -218,15 +229,15 @@ impl WindowAssign {
     }
 
     /// Gives the rows of `runs` the bounds of their panes.
-    fn with_panes(&self, batch: &RecordBatch, runs: &[Run], factor: i64, out: &mut Output) -> Result<(), ArrowError> {
+    fn with_panes(&self, batch: &RecordBatch, runs: &[Run], out: &mut Output) -> Result<(), ArrowError> {
         let mut bounds = Bounds::with_capacity(batch.num_rows());
-        runs.iter().for_each(|run| bounds.extend(run.rows.len(), run.pane, factor));
+        runs.iter().for_each(|run| bounds.extend(run.rows.len(), run.pane, self.bound_ns));
         out.batches.push(self.beside(batch, bounds)?);
         Ok(())
     }
 
     /// Gives out the rows of `runs` once for each of their open windows.
-    fn with_copies(&self, batch: &RecordBatch, runs: &[Run], factor: i64, out: &mut Output) -> Result<(), ArrowError> {
+    fn with_copies(&self, batch: &RecordBatch, runs: &[Run], out: &mut Output) -> Result<(), ArrowError> {
         let mut copies = Copies { rows: Vec::new(), bounds: Bounds::with_capacity(0) };
         for run in runs {
             let mut after = self.watermark;
@@ -235,12 +246,12 @@ impl WindowAssign {
                 if run.rows.len() >= RUN_ROWS_MIN {
                     self.flush(batch, &mut copies, out)?;
                     let mut bounds = Bounds::with_capacity(run.rows.len());
-                    bounds.extend(run.rows.len(), window, factor);
+                    bounds.extend(run.rows.len(), window, self.bound_ns);
                     out.batches.push(self.beside(&batch.slice(run.rows.start, run.rows.len()), bounds)?);
                     continue;
                 }
                 copies.rows.extend(run.rows.start as u32..run.rows.end as u32);
-                copies.bounds.extend(run.rows.len(), window, factor);
+                copies.bounds.extend(run.rows.len(), window, self.bound_ns);
                 if copies.rows.len() >= OUTPUT_ROWS_MAX {
                     self.flush(batch, &mut copies, out)?;
                 }
@@ -276,8 +287,8 @@ impl WindowAssign {
             return Ok(());
         }
         match self.one {
-            true => self.with_panes(&batch, &runs, factor, out),
-            false => self.with_copies(&batch, &runs, factor, out),
+            true => self.with_panes(&batch, &runs, out),
+            false => self.with_copies(&batch, &runs, out),
         }
     }
 }

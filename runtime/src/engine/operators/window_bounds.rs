@@ -94,6 +94,14 @@ impl Windows {
         }
     }
 
+    /// The first pane of `window`, where all later windows with that pane hold all of `window`.
+    pub(crate) fn first_pane(&self, window: Span) -> Option<Span> {
+        match *self {
+            Self::Cumulate { step, .. } => Some((window.0, window.0 + step)),
+            Self::Tumble { .. } | Self::Months { .. } | Self::Hop { .. } => None,
+        }
+    }
+
     /// True where a time is in one window at most, and that is its pane.
     pub(crate) fn is_partition(&self) -> bool {
         matches!(self, Self::Tumble { .. } | Self::Months { .. })

@@ -11,9 +11,10 @@ use arrow::row::{RowConverter, SortField};
 use proptest::prelude::*;
 
 use super::batch::{Batch, MS, ids, nanoseconds, watermarks, without};
-use super::harness::{self, Script, World};
+use super::harness::{self, Break, Script, World};
 use super::oracle::{self, Execution, Expected};
 use super::queries::{AGGREGATES, KEYS, PREDICATES, STATELESS};
+use super::regressions::{in_two_runs, late, script, shown};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
 use crate::sql::windows::unit_ns;
 
@@ -456,4 +457,54 @@ proptest! {
     fn windows_hold_the_rows_that_the_definitions_say(scenario in scenario()) {
         check(&scenario).map_err(TestCaseError::fail)?;
     }
+}
+
+/// The results and the late rows of `sql` over rows at these seconds, with a break after `hold` of them.
+fn ran(sql: &str, seconds: &[i64], hold: usize, ends: Break) -> (Vec<String>, Vec<i64>) {
+    let rows: Vec<(u8, i64)> = seconds.iter().map(|second| (0, *second)).collect();
+    let steps = format!("  q:\n    sql: {sql}\n    late: {{to: late}}\n");
+    let world = in_two_runs(&steps, &[("s", script(0, &rows))], &[Some(hold)], ends);
+    let seconds = |text: String| text.replace("1970-01-01T00:00:", "");
+    (shown(&world).into_iter().map(seconds).collect(), late(&world))
+}
+
+#[test]
+fn rows_near_a_closed_session_are_late_and_those_near_an_open_one_are_not() {
+    let sql = "SELECT window_start, window_end, count(*) FROM SESSION(s, ts, INTERVAL '5 seconds', k) \
+               GROUP BY window_start, window_end";
+    for (hold, ends) in [(3, Break::Stop), (3, Break::Crash), (6, Break::Stop)] {
+        // 6 is near 3, whose session has closed; 12 is near nothing; 16 goes on to 21; 13 was over when 20 began.
+        let (rows, late) = ran(sql, &[0, 3, 20, 6, 12, 16, 13], hold, ends);
+        assert_eq!(rows, ["00 08 2", "16 25 2"]);
+        assert_eq!(late, [3, 4, 6]);
+    }
+}
+
+#[test]
+fn a_row_between_a_closed_and_an_open_session_is_late() {
+    let sql = "SELECT window_start, window_end, count(*) FROM SESSION(s, ts, INTERVAL '5 seconds') \
+               GROUP BY window_start, window_end";
+    // 14 is on time by itself, and would join 10, which has closed, to 16.
+    let (rows, late) = ran(sql, &[10, 16, 14, 17], 2, Break::Stop);
+    assert_eq!(rows, ["10 15 1", "16 22 2"]);
+    assert_eq!(late, [2]);
+}
+
+#[test]
+fn a_row_goes_into_those_of_its_windows_that_are_open() {
+    let hop = "HOP(s, ts, INTERVAL '5 seconds', INTERVAL '10 seconds')";
+    let panes = format!("SELECT window_end, count(*) FROM {hop} GROUP BY window_end");
+    let copies = format!("SELECT window_end, count(window_start) FROM {hop} GROUP BY window_end");
+    for sql in [panes, copies] {
+        for hold in 1..5 {
+            let (rows, late) = ran(&sql, &[11, 22, 18, 13, 24], hold, Break::Stop);
+            assert_eq!(rows, ["15 1", "20 1", "25 3", "30 2"], "{sql}");
+            assert_eq!(late, [3]);
+        }
+    }
+    let sql = "SELECT window_end, count(*) FROM CUMULATE(s, ts, INTERVAL '5 seconds', INTERVAL '15 seconds') \
+               GROUP BY window_start, window_end";
+    let (rows, late) = ran(sql, &[1, 6, 2, 12, 16, 3], 3, Break::Crash);
+    assert_eq!(rows, ["05 1", "10 3", "15 4", "20 1", "25 1", "30 1"]);
+    assert_eq!(late, [5]);
 }

@@ -27,23 +27,24 @@ const NAMES: [&str; 2] = ["__bin_start", "__bin_end"];
 pub(crate) struct AssignNode {
     pub(crate) input: Arc<LogicalPlan>,
     pub(crate) window: Window,
+    /// The type of the bounds: that of the expression in GROUP BY.
+    bound: DataType,
     /// The input's columns, then the bounds.
     schema: DFSchemaRef,
 }
 
 impl AssignNode {
-    fn new(input: Arc<LogicalPlan>, window: Window) -> Result<Self> {
+    fn new(input: Arc<LogicalPlan>, window: Window, bound: DataType) -> Result<Self> {
         let before = input.schema();
-        let time = before.field(window.time_column).data_type().clone();
         let fields = before
             .iter()
             .map(|(qualifier, field)| (qualifier.cloned(), Arc::new(planner::passed(field, &window.kind))));
         let bounds = NAMES.into_iter().zip(window.kind.marks());
         let bounds =
-            bounds.map(|(name, marks)| (None, Arc::new(Field::new(name, time.clone(), false).with_metadata(marks))));
+            bounds.map(|(name, marks)| (None, Arc::new(Field::new(name, bound.clone(), false).with_metadata(marks))));
         let fields = fields.chain(bounds).collect();
         let schema = Arc::new(DFSchema::new_with_metadata(fields, before.as_arrow().metadata().clone())?);
-        Ok(Self { input, window, schema })
+        Ok(Self { input, window, bound, schema })
     }
 }
 
@@ -82,7 +83,7 @@ impl UserDefinedLogicalNodeCore for AssignNode {
 
     fn with_exprs_and_inputs(&self, _: Vec<Expr>, inputs: Vec<LogicalPlan>) -> Result<Self> {
         let input = inputs.into_iter().next().ok_or_else(|| internal("a window without an input"))?;
-        Self::new(Arc::new(input), self.window.clone())
+        Self::new(Arc::new(input), self.window.clone(), self.bound.clone())
     }
 }
 
@@ -99,9 +100,9 @@ pub(crate) fn windowed(aggregate: Aggregate) -> Result<Aggregate> {
     }
     let bins = aggregate.group_expr.iter().enumerate();
     let mut bins = bins.filter_map(|(index, group)| bin(group, input).map(|window| (index, window)));
-    let Some((index, window)) = bins.next() else { return Ok(aggregate) };
+    let Some((index, (window, bound))) = bins.next() else { return Ok(aggregate) };
     drop(bins);
-    let node = AssignNode::new(aggregate.input.clone(), window)?;
+    let node = AssignNode::new(aggregate.input.clone(), window, bound)?;
     let mut group_expr = aggregate.group_expr.clone();
     let name = group_expr[index].schema_name().to_string();
     let original = group_expr[index].clone();
@@ -112,16 +113,14 @@ pub(crate) fn windowed(aggregate: Aggregate) -> Result<Aggregate> {
     Aggregate::try_new(input, group_expr, aggregate.aggr_expr)
 }
 
-/// The tumbling window that `expression` gives the start of.
-fn bin(expression: &Expr, input: &DFSchema) -> Option<Window> {
+/// The tumbling window that `expression` gives the start of, and its type.
+fn bin(expression: &Expr, input: &DFSchema) -> Option<(Window, DataType)> {
     let expression = expression.clone().unalias();
     let Expr::ScalarFunction(ScalarFunction { func, args }) = &expression else { return None };
-    let Expr::Column(time) = args.get(1)?.clone().unalias() else { return None };
-    let time_column = input.maybe_index_of_column(&time)?;
-    let field = input.field(time_column);
-    let DataType::Timestamp(unit, zone) = field.data_type() else { return None };
-    let utc = zone.as_deref().is_none_or(|zone| matches!(zone, "UTC" | "+00:00" | "Z"));
-    if !field.metadata().contains_key(EVENT_TIME) || !utc || expression.get_type(input).ok()? != *field.data_type() {
+    let data_type = expression.get_type(input).ok()?;
+    let time_column = event_time(args.get(1)?, input)?;
+    let DataType::Timestamp(unit, _) = input.field(time_column).data_type() else { return None };
+    if !utc(&data_type) || args[1].get_type(input).ok()? != data_type {
         return None;
     }
     let kind = match (func.name(), args.len()) {
@@ -135,7 +134,36 @@ fn bin(expression: &Expr, input: &DFSchema) -> Option<Window> {
         WindowKind::Tumble { length: Length::Fixed(size), offset_ns } => whole(size) && whole(offset_ns),
         _ => true,
     };
-    says.then_some(Window { time_column, kind, panes: false })
+    says.then_some((Window { time_column, kind, panes: false }, data_type))
+}
+
+/// The event-time column that `expression` is, perhaps in a finer unit.
+fn event_time(expression: &Expr, input: &DFSchema) -> Option<usize> {
+    match expression {
+        Expr::Column(column) => {
+            let column = input.maybe_index_of_column(column)?;
+            let field = input.field(column);
+            (field.metadata().contains_key(EVENT_TIME) && utc(field.data_type())).then_some(column)
+        }
+        Expr::Alias(alias) => event_time(&alias.expr, input),
+        Expr::Cast(cast) => {
+            let (from, to) = (cast.expr.get_type(input).ok()?, cast.field.data_type());
+            let finer = match (&from, to) {
+                (DataType::Timestamp(from, _), DataType::Timestamp(to, _)) => unit_ns(*to) <= unit_ns(*from),
+                _ => false,
+            };
+            if finer && utc(to) { event_time(&cast.expr, input) } else { None }
+        }
+        _ => None,
+    }
+}
+
+/// True for timestamps of UTC.
+fn utc(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Timestamp(_, zone) => zone.as_deref().is_none_or(|zone| matches!(zone, "UTC" | "+00:00" | "Z")),
+        _ => false,
+    }
 }
 
 /// The constant that `expression` is.

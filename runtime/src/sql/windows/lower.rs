@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::Result;
+use datafusion::logical_expr::LogicalPlan;
 
 use crate::engine::operator::OperatorPlan;
 use crate::engine::operators::session_assign::SessionAssignPlan;
@@ -12,6 +13,7 @@ use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::sql::lower::Lowering;
 use crate::sql::marks;
 use crate::sql::refuse::Refusal;
+use crate::sql::relation::{as_stream, stream_of};
 use crate::sql::windows::bins::AssignNode;
 use crate::sql::windows::planner::passes;
 use crate::sql::windows::{Window, WindowKind};
@@ -29,7 +31,10 @@ impl Lowering<'_> {
     /// Adds the nodes of a window that was found in GROUP BY.
     pub(crate) fn bins(&mut self, node: &AssignNode) -> Result<NodeId> {
         let schema = Arc::new(node_schema(node));
-        let input = self.region(node.input.as_ref().clone(), Some("input"))?;
+        let input = match plain_stream(&node.input) {
+            Some(input) => input,
+            None => self.region(node.input.as_ref().clone(), Some("input"))?,
+        };
         let passes = (0..self.graph.nodes[input].schema.fields().len()).collect();
         self.assign(input, &node.window, passes, schema)
     }
@@ -69,6 +74,18 @@ impl Lowering<'_> {
             fingerprint,
         };
         Ok(self.graph.add(node))
+    }
+}
+
+/// The node whose output `plan` is as it is.
+fn plain_stream(plan: &LogicalPlan) -> Option<NodeId> {
+    match plan {
+        LogicalPlan::SubqueryAlias(alias) => plain_stream(&alias.input),
+        LogicalPlan::TableScan(scan) if scan.projection.is_none() => {
+            let (_, provider) = as_stream(plan)?;
+            stream_of(&provider).filter(|stream| stream.window.is_none()).map(|stream| stream.node)
+        }
+        _ => None,
     }
 }
 

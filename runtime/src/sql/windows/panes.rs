@@ -16,7 +16,7 @@ use crate::sql::lower::reads_stream;
 use crate::sql::relation::{StreamRelation, as_stream, stream_of};
 use crate::sql::windows::{WindowKind, bound};
 
-/// The most panes of a window: with more of them, merging would cost more than copying.
+/// The most panes of a hopping window: with more of them, merging would cost more than copying.
 const PANES_MAX: i64 = 10_000;
 
 /// The windows that `aggregate` merges from panes, and the same aggregate over rows with their panes; `None` where it
@@ -78,13 +78,13 @@ fn windows_below(plan: &LogicalPlan) -> Result<Option<WindowKind>> {
     Ok(found.filter(|kind| plain && streams == 1 && has_panes(kind)))
 }
 
-/// True where windows overlap and are made of few enough panes.
+/// True where windows overlap and are quickly put together from panes.
 fn has_panes(kind: &WindowKind) -> bool {
     match kind {
         WindowKind::Hop { slide_ns, size_ns, .. } => {
             slide_ns < size_ns && size_ns / greatest_divisor(*slide_ns, *size_ns) <= PANES_MAX
         }
-        WindowKind::Cumulate { step_ns, max_ns, .. } => step_ns < max_ns && max_ns / step_ns <= PANES_MAX,
+        WindowKind::Cumulate { step_ns, max_ns, .. } => step_ns < max_ns,
         WindowKind::Tumble { .. } | WindowKind::Session { .. } => false,
     }
 }
