@@ -15,6 +15,7 @@ use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder}
 
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::sql::marks;
+use crate::sql::pattern_node::PatternNode;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
@@ -111,6 +112,9 @@ impl Lowering<'_> {
         let any: &dyn std::any::Any = extension.node.as_any();
         if let Some(node) = any.downcast_ref::<AssignNode>() {
             return self.bins(node);
+        }
+        if let Some(node) = any.downcast_ref::<PatternNode>() {
+            return self.pattern(node);
         }
         Err(Refusal::Other(extension.node.name().to_owned()).into())
     }

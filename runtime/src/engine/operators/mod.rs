@@ -2,7 +2,9 @@
 
 pub(crate) mod aggregate;
 mod aggregate_state;
+mod packed;
 pub(crate) mod pane_aggregate;
+pub(crate) mod pattern;
 pub(crate) mod session_assign;
 mod session_rows;
 pub(crate) mod stateless;
