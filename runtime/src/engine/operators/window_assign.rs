@@ -159,7 +159,8 @@ impl WindowAssign {
         let (low, high) = times::extent(values)?;
         // What lies between has windows too.
         let (first, last) = (self.pane(low, factor)?, self.pane(high, factor)?);
-        if self.is_late(first) {
+        // A time between windows is as late as a window that ends with it.
+        if self.windows.last_end(first).unwrap_or(first.1) <= self.watermark {
             return None;
         }
         if first == last {

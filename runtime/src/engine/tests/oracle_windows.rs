@@ -508,3 +508,11 @@ fn a_row_goes_into_those_of_its_windows_that_are_open() {
     assert_eq!(rows, ["05 1", "10 3", "15 4", "20 1", "25 1", "30 1"]);
     assert_eq!(late, [5]);
 }
+
+#[test]
+fn a_late_row_behind_one_that_is_in_no_window_is_late() {
+    let sql = "SELECT id, window_end FROM HOP(s, ts, INTERVAL '2 seconds', INTERVAL '1 second')";
+    let (rows, late) = ran(sql, &[11, 12, 7, 8], 2, Break::Stop);
+    assert_eq!(rows, ["1 13"]);
+    assert_eq!(late, [3]);
+}
