@@ -5,6 +5,7 @@ mod harness;
 mod operators;
 mod oracle;
 mod oracle_match;
+mod oracle_windows;
 mod pieces;
 mod queries;
 mod regressions;
