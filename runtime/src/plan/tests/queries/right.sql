@@ -21,3 +21,15 @@ SELECT temp / 0, 1/0 FROM readings
 SELECT generate_series(1, n) FROM readings
 --
 (SELECT device FROM readings)
+--
+SELECT r.device, o.v FROM readings r JOIN others o ON r.device = o.device AND r.ts BETWEEN o.at - INTERVAL '5 minutes' AND o.at
+--
+SELECT r.device, o.v FROM readings r, others o WHERE r.device = o.device AND r.ts >= o.at AND o.at > r.ts - INTERVAL '1 day'
+--
+SELECT r.device, o.v FROM readings r FULL JOIN others o ON r.ts = o.at
+--
+SELECT r.device, o.v FROM readings r LEFT JOIN others FOR SYSTEM_TIME AS OF r.ts AS o ON r.device = o.device
+--
+SELECT r.device, d.room FROM readings r JOIN devices FOR SYSTEM_TIME AS OF r.ts AS d ON r.device = d.device
+--
+SELECT r.device, o.v FROM readings r ASOF JOIN others o MATCH_CONDITION (r.ts > o.at) ON r.device = o.device
