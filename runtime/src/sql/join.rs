@@ -30,6 +30,12 @@ impl Lowering<'_> {
     /// Adds the nodes of a join both of whose sides are streams, and returns the operator's.
     pub(crate) fn stream_join(&mut self, join: Join) -> Result<NodeId> {
         // A join of windows on their bounds is tried here first.
+        if !matches!(join.join_type, JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full) {
+            let why = format!("a {} join of two streams is not supported", join.join_type);
+            let hint = "use JOIN with bounds of time; for rows without a match, LEFT JOIN and in the next step \
+                        WHERE … IS NULL";
+            return Err(refusal_with(&join, &why, hint).into());
+        }
         let mut conditions = Conditions::new(&join)?;
         if let Some(marker) = conditions.marker.take() {
             return self.as_of_join(&join, conditions, &marker);
@@ -446,15 +452,18 @@ fn qualified(schema: &DFSchema, index: usize) -> String {
 }
 
 /// The event time of a side as a user would name it.
-fn time_name(schema: &DFSchema, instead: &str) -> String {
+fn time_name(schema: &DFSchema) -> Option<String> {
     let time = (0..schema.fields().len()).find(|index| marks::lag(schema.field(*index)).is_some());
-    time.map_or_else(|| instead.to_owned(), |index| qualified(schema, index))
+    time.map(|index| qualified(schema, index))
 }
 
 /// A refusal that says how joins are bounded.
 fn refusal(join: &Join, why: &str) -> Refusal {
-    let (left, right) = (join.left.schema(), join.right.schema());
-    let (left, right) = (time_name(left, "a.ts"), time_name(right, "b.ts"));
+    let (Some(left), Some(right)) = (time_name(join.left.schema()), time_name(join.right.schema())) else {
+        let hint = "give each stream's source `event_time: {column: …, watermark: …}`, and let the steps in between \
+                    pass that column on; then bound the times in ON";
+        return refusal_with(join, why, hint);
+    };
     let hint = format!(
         "bound the times in ON: {left} BETWEEN {right} - INTERVAL '10 minutes' AND {right} + INTERVAL '10 minutes'; \
          or take the newest row so far: JOIN … FOR SYSTEM_TIME AS OF {left}; \
@@ -463,7 +472,7 @@ fn refusal(join: &Join, why: &str) -> Refusal {
     refusal_with(join, why, hint)
 }
 
-fn refusal_with(join: &Join, why: &str, hint: impl Into<String>) -> Refusal {
+pub(crate) fn refusal_with(join: &Join, why: &str, hint: impl Into<String>) -> Refusal {
     let (qualifier, _) = join.right.schema().qualified_field(0);
     let right = qualifier.map(|qualifier| qualifier.table().to_owned());
     Refusal::StreamJoin { why: why.to_owned(), hint: hint.into(), right }

@@ -11,8 +11,8 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 
 use crate::sql::as_of::{self, as_marker};
+use crate::sql::join::refusal_with;
 use crate::sql::lower::reads_stream;
-use crate::sql::refuse::Refusal;
 use crate::sql::{EVENT_TIME, WINDOW_BOUND};
 
 /// `plan` with its joins of two streams made ready. Where it has none, it stays as it is.
@@ -67,7 +67,8 @@ fn without_marker(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     let (markers, rest): (Vec<_>, Vec<_>) = conditions.into_iter().partition(|part| as_marker(part).is_some());
     let versions = markers.iter().filter_map(as_marker).all(is_version);
     if !versions && (reads_stream(&join.left)? || reads_stream(&join.right)?) {
-        return Err(Refusal::Other("ASOF JOIN with a table".to_owned()).into());
+        let why = "ASOF JOIN joins two streams, and one of these is a table";
+        return Err(refusal_with(&join, why, "join with the table as it is now: JOIN … ON …").into());
     }
     join.filter = conjunction(rest);
     Ok(Transformed::new(LogicalPlan::Join(join), !markers.is_empty(), TreeNodeRecursion::Continue))

@@ -281,11 +281,12 @@ impl Scenario {
         let mut all_late = Vec::new();
         for (index, (source, script)) in scripts.iter().enumerate() {
             let mut gone = timeless(&script.rows);
-            reference.table("every", &without(&script.rows, &gone));
+            let every = format!("every_{source}");
+            reference.table(&every, &without(&script.rows, &gone));
             if let Some(filters) = &self.query.late {
                 let late = below_watermark(script, self.delay_ns());
                 let name = ["a", "b"][index];
-                let come = reference.query(&format!("SELECT id FROM every {name} WHERE {}", filters[index])).await?;
+                let come = reference.query(&format!("SELECT id FROM {every} {name} WHERE {}", filters[index])).await?;
                 all_late.extend(ids(&come).into_iter().filter(|id| late.contains(id)));
                 gone.extend(late);
             }
