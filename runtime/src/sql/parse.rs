@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::as_of::{self, Version};
+use crate::sql::pattern_syntax::{self, Exclusion};
 use crate::sql::problems::Context;
 use crate::sql::tumble;
 use crate::sql::wording::capitalised_down;
@@ -70,6 +71,10 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         let problem = problem("a step is one SELECT; sources, tables and sinks are declared in YAML".into());
         return Err(at(problem.hint(hint), first));
     }
+    let tokens = pattern_syntax::rewrite(tokens).map_err(|Exclusion(place)| {
+        let problem = problem("exclusions {- … -} in a pattern are not supported".into());
+        at(problem.hint("give CLASSIFIER() as a measure, and leave rows out by WHERE"), place)
+    })?;
     let (mut statements, versions) = parse_tokens(state, context, tokens, last)?;
     let mut statement = match statements.pop() {
         Some(statement @ Statement::Query(_)) if statements.is_empty() => statement,

@@ -6,6 +6,7 @@ mod joins;
 mod operators;
 mod oracle;
 mod oracle_joins;
+mod oracle_match;
 mod pieces;
 mod queries;
 mod regressions;

@@ -83,11 +83,12 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 }
 
 /// The scenario, made ready: what is fed, and what must come out.
-struct Expected {
-    scripts: BTreeMap<String, Arc<Script>>,
-    output: RecordBatch,
-    late: Vec<i64>,
-    without_time: usize,
+pub(super) struct Expected {
+    pub(super) scripts: BTreeMap<String, Arc<Script>>,
+    pub(super) output: RecordBatch,
+    pub(super) late: Vec<i64>,
+    /// Rows that must be in the dead letter.
+    pub(super) without_time: usize,
 }
 
 fn table() -> RecordBatch {
@@ -290,7 +291,7 @@ pub(super) fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &E
     Ok(())
 }
 
-fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
+pub(super) fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
     compare(&world.taken("out").batches(), std::slice::from_ref(&expected.output))?;
     let mut late: Vec<i64> = world.taken("late").batches().iter().flat_map(ids).collect();
     late.sort_unstable();
@@ -308,13 +309,12 @@ fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(
     Ok(())
 }
 
-/// How many cases are tried: `default`, where the environment does not say otherwise.
-pub(super) fn cases(default: u32) -> u32 {
-    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(default, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
+pub(super) fn cases() -> u32 {
+    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_comes_out_is_the_batch_answer_over_the_rows_that_were_on_time(scenario in scenario()) {

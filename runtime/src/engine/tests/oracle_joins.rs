@@ -12,9 +12,6 @@ use super::harness::{self, Break, Script, World};
 use super::oracle::{Execution, cases, execute, run};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type, times};
 
-/// So many cases are tried by default.
-const CASES: u32 = 300;
-
 /// What is joined.
 #[derive(Debug, Clone)]
 struct Query {
@@ -365,7 +362,7 @@ fn verify(scenario: &Scenario, world: &World, execution: &Execution) -> Result<(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(CASES), max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3 * cases(), max_shrink_iters: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_comes_out_of_joins_is_the_batch_join_of_the_rows_that_were_on_time(scenario in scenario()) {
