@@ -121,7 +121,7 @@ impl Chain {
                 LateRoute::Targets(targets) => enqueue(queue, targets, 0, Element::Batch(batch)),
                 LateRoute::DeadLetter => {
                     for row in 0..batch.num_rows() {
-                        let reason = "late: the row's window had closed when it came";
+                        let reason = "late: the watermark had passed the row or its window when it came";
                         let letter = Letter::row(format!("step {}", link.step), reason, &batch.slice(row, 1));
                         self.dead_letters.send(letter).await?;
                     }
