@@ -14,12 +14,12 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder};
 
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
-use crate::sql::marks;
 use crate::sql::pattern_node::PatternNode;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
 use crate::sql::windows::bins::AssignNode;
+use crate::sql::{join_prepare, marks};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -39,7 +39,7 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let output = self.region(marks::settle(plan)?, None)?;
+        let output = self.region(marks::settle(join_prepare::prepare(plan)?)?, None)?;
         check_names(&self.graph.nodes[output].schema)?;
         Ok(output)
     }
@@ -55,6 +55,8 @@ impl Lowering<'_> {
     pub(crate) fn region(&mut self, plan: LogicalPlan, kind: Option<&'static str>) -> Result<NodeId> {
         let mut inputs = Vec::new();
         let rewritten = plan.transform_down(|node| self.cut(node, &mut inputs))?.data;
+        // The stateful nodes say anew what their columns are.
+        let rewritten = marks::settle(rewritten)?;
         let region = Region::new(&rewritten, self.state.clone())?;
         let schema = region.schema().clone();
         let name = match kind {
