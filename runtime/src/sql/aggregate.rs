@@ -44,6 +44,9 @@ struct Groups {
 impl Lowering<'_> {
     /// Adds the nodes of `aggregate` and returns the operator's.
     pub(crate) fn aggregate(&mut self, aggregate: Aggregate) -> Result<NodeId> {
+        if let Some(node) = self.aggregate_per_window(&aggregate)? {
+            return Ok(node);
+        }
         let groups = groups(&aggregate)?;
         let simplifier =
             ExprSimplifier::new(SimplifyContext::builder().with_schema(aggregate.input.schema().clone()).build());
@@ -86,18 +89,7 @@ impl Lowering<'_> {
     /// What the operator's state depends on: window, keys, aggregates, their types, and the modules that they call.
     fn fingerprint(&self, aggregate: &Aggregate) -> String {
         let mut text = String::from("aggregate 2\n");
-        let mut windows = Vec::new();
-        let walked = datafusion::common::tree_node::TreeNode::apply(aggregate.input.as_ref(), |node: &LogicalPlan| {
-            if let Some((_, provider)) = crate::sql::relation::as_stream(node)
-                && let Some(window) =
-                    crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
-            {
-                windows.push(format!("tumble {} {}", window.size_ns, window.offset_ns));
-            }
-            Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
-        });
-        debug_assert!(walked.is_ok(), "the closure does not fail");
-        text.push_str(&windows.join("\n"));
+        text.push_str(&windows_of(&aggregate.input));
         for (expression, (_, field)) in
             aggregate.group_expr.iter().chain(&aggregate.aggr_expr).zip(aggregate.schema.iter())
         {
@@ -111,6 +103,21 @@ impl Lowering<'_> {
         }
         blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
     }
+}
+
+/// The windows that are assigned in `plan`, for fingerprints.
+pub(crate) fn windows_of(plan: &LogicalPlan) -> String {
+    let mut windows = Vec::new();
+    let walked = datafusion::common::tree_node::TreeNode::apply(plan, |node: &LogicalPlan| {
+        if let Some((_, provider)) = crate::sql::relation::as_stream(node)
+            && let Some(window) = crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
+        {
+            windows.push(format!("tumble {} {}", window.size_ns, window.offset_ns));
+        }
+        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+    });
+    debug_assert!(walked.is_ok(), "the closure does not fail");
+    windows.join("\n")
 }
 
 /// Tells window bounds from keys among the group expressions.

@@ -17,6 +17,7 @@ use crate::engine::operators::window_assign::WindowAssignPlan;
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::sql::EVENT_TIME;
 use crate::sql::marks;
+use crate::sql::pushdown::push_down;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
@@ -39,7 +40,7 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let output = self.region(marks::settle(plan)?, None)?;
+        let output = self.region(marks::settle(push_down(plan)?)?, None)?;
         check_names(&self.graph.nodes[output].schema)?;
         Ok(output)
     }
@@ -55,6 +56,8 @@ impl Lowering<'_> {
     pub(crate) fn region(&mut self, plan: LogicalPlan, kind: Option<&'static str>) -> Result<NodeId> {
         let mut inputs = Vec::new();
         let rewritten = plan.transform_down(|node| self.cut(node, &mut inputs))?.data;
+        // What the stateful nodes make of the marks is known now.
+        let rewritten = marks::settle(rewritten)?;
         let region = Region::new(&rewritten, self.state.clone())?;
         let schema = region.schema().clone();
         let name = match kind {
@@ -141,7 +144,7 @@ impl Lowering<'_> {
     }
 
     /// A slot for the output of `node`, whose columns have the qualified names of `schema` and the marks of the node.
-    fn slot(&self, inputs: &mut Vec<NodeId>, node: NodeId, schema: &DFSchema) -> Result<LogicalPlan> {
+    pub(crate) fn slot(&self, inputs: &mut Vec<NodeId>, node: NodeId, schema: &DFSchema) -> Result<LogicalPlan> {
         let index = input(inputs, node);
         let table = format!("__state_{index}");
         let fields = self.graph.nodes[node].schema.fields().iter().enumerate();

@@ -19,6 +19,7 @@ pub(crate) mod over;
 pub(crate) mod parse;
 pub(crate) mod per_window;
 pub(crate) mod problems;
+pub(crate) mod pushdown;
 pub(crate) mod refuse;
 pub(crate) mod region;
 pub(crate) mod relation;
@@ -27,6 +28,7 @@ pub(crate) mod survey;
 pub(crate) mod tumble;
 pub(crate) mod types;
 pub(crate) mod udf;
+pub(crate) mod window_join;
 pub(crate) mod wording;
 
 /// Field metadata that marks a column as the stream's event time; its value is in [`marks::event_time`].

@@ -22,7 +22,7 @@ pub(crate) enum Refusal {
     Limit,
     #[error("GROUP BY without a window would keep every group for ever")]
     NoWindow,
-    #[error("GROUPING SETS, CUBE and ROLLUP are not supported over a stream")]
+    #[error("GROUPING SETS, CUBE and ROLLUP without a window in each of them would keep every group for ever")]
     GroupingSets,
     #[error("a join of two streams would keep every row of both for ever")]
     StreamJoin,
@@ -55,26 +55,36 @@ impl Refusal {
         let hint = match self {
             Self::NoStream => "name a source (without `table:`) or another step in FROM",
             Self::Distinct => {
-                "group in a window: SELECT …, window_start FROM TUMBLE(stream, ts, INTERVAL '1 minute') \
-                 GROUP BY …, window_start, window_end"
+                "within a window: SELECT DISTINCT …, window_start, window_end FROM TUMBLE(stream, ts, INTERVAL '1 minute')"
             }
             Self::Over => {
                 "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"
             }
-            Self::OrderBy => "leave it out; rows keep their order per key",
-            Self::Limit => "leave it out, or filter with WHERE",
+            Self::OrderBy => {
+                "leave it out (rows keep their order per key), or order the rows of each window: FROM TUMBLE(stream, ts, \
+                 INTERVAL '1 minute') … ORDER BY window_end, …"
+            }
+            Self::Limit => {
+                "number the rows of each window: SELECT … FROM TUMBLE(stream, ts, INTERVAL '1 minute') QUALIFY \
+                 ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY …) <= 3"
+            }
             Self::NoWindow => {
                 "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, window_end"
             }
-            Self::GroupingSets => "write one step per grouping",
+            Self::GroupingSets => {
+                "put a window into every grouping: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, \
+                 window_end, ROLLUP (…)"
+            }
             Self::StreamJoin => {
-                "join a stream with a table (`table:` on the source), or bring streams together by UNION ALL"
+                "join within windows: FROM TUMBLE(a, ts, INTERVAL '1 minute') a JOIN TUMBLE(b, ts, INTERVAL '1 minute') b \
+                 ON a.window_start = b.window_start AND a.window_end = b.window_end AND …"
             }
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
             Self::StreamSubquery => "use a table in the subquery",
             Self::DuplicateColumn(_) => "give one of them another name with AS",
-            Self::SetOperation("UNION") => "write UNION ALL, which passes on the rows of both",
-            Self::SetOperation(_) => "filter with WHERE, or join with a table (`table:` on the source)",
+            Self::SetOperation(_) => {
+                "within windows: select window_start and window_end in both, FROM TUMBLE(stream, ts, INTERVAL '1 minute')"
+            }
             Self::Recursive => "leave RECURSIVE out; a step may read other steps",
             Self::LaterWindow(_) => "use TUMBLE(stream, ts, INTERVAL '1 minute')",
             Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
@@ -83,10 +93,10 @@ impl Refusal {
             }
             Self::Clause("PIVOT" | "UNPIVOT") => "write one CASE WHEN … END per column",
             Self::Clause("TABLESAMPLE") => "filter with WHERE, such as WHERE random() < 0.1",
-            Self::Clause("QUALIFY" | "WINDOW") => {
-                "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"
+            Self::Clause("TOP" | "FETCH") => {
+                "number the rows of each window: SELECT … FROM TUMBLE(stream, ts, INTERVAL '1 minute') QUALIFY \
+                 ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY …) <= 3"
             }
-            Self::Clause("TOP" | "FETCH") => "leave it out, or filter with WHERE",
             Self::Clause("INTO") => "leave it out: a sink takes the step's rows by `from:`",
             Self::Clause("FOR UPDATE") => "leave it out",
             Self::Clause(_) => "leave it out",
@@ -166,6 +176,12 @@ impl Visitor for Finder<'_> {
         {
             return self.take(right.span());
         }
+        if let (Refusal::SetOperation(name), SetExpr::SetOperation { op, right, .. }) =
+            (self.refusal, query.body.as_ref())
+            && *name == set_operation(op)
+        {
+            return self.take(right.span());
+        }
         if let SetExpr::Select(select) = query.body.as_ref() {
             return self.select(select);
         }
@@ -180,5 +196,14 @@ impl Visitor for Finder<'_> {
             }
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+/// The name of a set operation, as refusals have it.
+fn set_operation(op: &SetOperator) -> &'static str {
+    match op {
+        SetOperator::Union => "UNION",
+        SetOperator::Except | SetOperator::Minus => "EXCEPT",
+        SetOperator::Intersect => "INTERSECT",
     }
 }
