@@ -132,7 +132,9 @@ impl Finder<'_> {
     fn select(&mut self, select: &Select) -> ControlFlow<()> {
         match self.refusal {
             Refusal::Distinct => match &select.distinct {
-                Some(Distinct::Distinct | Distinct::On(_)) => self.take(select.span()),
+                Some(Distinct::Distinct | Distinct::On(_)) => {
+                    self.take(select.projection.first().map_or(select.span(), Spanned::span))
+                }
                 _ => ControlFlow::Continue(()),
             },
             Refusal::NoWindow | Refusal::GroupingSets => match &select.group_by {

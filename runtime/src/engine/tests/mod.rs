@@ -5,6 +5,7 @@ mod harness;
 mod operators;
 mod oracle;
 mod oracle_perwindow;
+mod per_window;
 mod pieces;
 mod queries;
 mod regressions;

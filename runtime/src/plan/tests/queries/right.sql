@@ -21,3 +21,13 @@ SELECT temp / 0, 1/0 FROM readings
 SELECT generate_series(1, n) FROM readings
 --
 (SELECT device FROM readings)
+--
+SELECT DISTINCT window_start, window_end, device FROM TUMBLE(readings, ts, INTERVAL '1 minute')
+--
+SELECT a.device, b.v FROM TUMBLE(readings, ts, INTERVAL '1 minute') a JOIN TUMBLE(others, at, INTERVAL '1 minute') b ON a.window_start = b.window_start AND a.window_end = b.window_end
+--
+SELECT device, temp, row_number() OVER w AS r FROM TUMBLE(readings, ts, INTERVAL '1 minute') QUALIFY r = 1 WINDOW w AS (PARTITION BY window_start, window_end ORDER BY temp)
+--
+SELECT window_end, device, temp FROM TUMBLE(readings, ts, INTERVAL '1 minute') ORDER BY window_end, temp
+--
+SELECT window_start, window_end, device, count(*) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, CUBE (device, ok)
