@@ -56,6 +56,11 @@ impl Region {
         Self { schema, ..self }
     }
 
+    /// What it does.
+    pub(crate) fn plan(&self) -> &LogicalPlan {
+        &self.plan
+    }
+
     /// The columns of the result.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema

@@ -3,6 +3,7 @@
 pub(crate) mod aggregate;
 mod aggregate_state;
 mod packed;
+pub(crate) mod pattern;
 pub(crate) mod per_window;
 pub(crate) mod stateless;
 pub(crate) mod window_assign;
