@@ -22,6 +22,7 @@ use crate::sql::pushdown::push_down;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
+use crate::sql::subqueries;
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -41,6 +42,7 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
+        let plan = subqueries::joined(marks::settle(plan)?, self.state)?;
         let output = self.region(marks::settle(push_down(plan)?)?, None)?;
         check_names(&self.graph.nodes[output].schema)?;
         Ok(output)
@@ -190,7 +192,7 @@ pub(crate) fn reads_stream(plan: &LogicalPlan) -> Result<bool> {
 }
 
 /// A stream in an expression's subquery (`IN (SELECT …)`) would have to be kept for ever.
-fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
+pub(crate) fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
     plan.apply_expressions(|expression| {
         expression.apply(|part| {
             let subquery = match part {

@@ -30,6 +30,7 @@ pub(crate) mod region;
 pub(crate) mod relation;
 pub(crate) mod session;
 pub(crate) mod shown;
+pub(crate) mod subqueries;
 pub(crate) mod survey;
 pub(crate) mod tumble;
 pub(crate) mod types;

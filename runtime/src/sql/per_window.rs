@@ -21,6 +21,7 @@ use crate::sql::marks::{self, event_time};
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::internal;
+use crate::sql::subqueries::without_numbers;
 use crate::sql::{EVENT_TIME, WINDOW_BOUND};
 
 /// An input of a query per window.
@@ -195,13 +196,14 @@ impl Lowering<'_> {
             lags,
             schema,
             kind: NodeKind::Operator(Box::new(operator)),
-            fingerprint: Some(self.hashed(text)),
+            fingerprint: Some(self.hashed(&text)),
         };
         Ok(self.graph.add(node))
     }
 
     /// A fingerprint of `text` and of the modules whose functions it calls.
-    fn hashed(&self, mut text: String) -> String {
+    fn hashed(&self, text: &str) -> String {
+        let mut text = without_numbers(text);
         let called = self.function_hashes.iter().filter(|(function, _)| text.contains(&format!("{function}(")));
         let mut called: Vec<String> = called.map(|(function, hash)| format!("\n{function}={hash}")).collect();
         called.sort_unstable();

@@ -80,7 +80,10 @@ impl Refusal {
                  ON a.window_start = b.window_start AND a.window_end = b.window_end AND …"
             }
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
-            Self::StreamSubquery => "use a table in the subquery",
+            Self::StreamSubquery => {
+                "use a table in the subquery, or rows of the same window: EXISTS (SELECT 1 FROM TUMBLE(b, ts, INTERVAL '1 \
+                 minute') b WHERE b.window_start = a.window_start AND b.window_end = a.window_end AND …)"
+            }
             Self::DuplicateColumn(_) => "give one of them another name with AS",
             Self::SetOperation(_) => {
                 "within windows: select window_start and window_end in both, FROM TUMBLE(stream, ts, INTERVAL '1 minute')"

@@ -257,9 +257,7 @@ impl Visitor for Survey<'_> {
         match expression {
             // TUMBLE says by itself what it takes.
             Expr::Subquery(subquery) if self.arguments.contains(&subquery.span()) => {}
-            Expr::InSubquery { subquery, .. } | Expr::Exists { subquery, .. } | Expr::Subquery(subquery)
-                if self.reads_stream(subquery.as_ref()) =>
-            {
+            Expr::Subquery(subquery) if self.reads_stream(subquery.as_ref()) => {
                 self.refuse(Refusal::StreamSubquery, expression.span());
             }
             _ => {}

@@ -53,8 +53,17 @@ impl Lowering<'_> {
     }
 }
 
+/// True where `join` is one of windows.
+pub(crate) fn joins_windows(join: &Join) -> Result<bool> {
+    Ok(sides(join)?.is_some())
+}
+
 /// What the windows and the keys of both sides are; `None` where no window bounds have to be equal.
 fn sides(join: &Join) -> Result<Option<(Side, Side)>> {
+    // NOT IN goes by all rows of the other side, also those of other windows.
+    if join.null_aware {
+        return Ok(None);
+    }
     let (left, right) = (join.left.schema(), join.right.schema());
     let mut windows: Vec<(Bound, Bound)> = Vec::new();
     let mut keys: Vec<Pair> = Vec::new();

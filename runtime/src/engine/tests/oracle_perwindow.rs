@@ -108,6 +108,13 @@ const SINGLE: &[&str] = &[
 
 /// Queries over two.
 const PAIRS: &[&str] = &[
+    "SELECT id, window_start, window_end FROM {A} a WHERE EXISTS \
+     (SELECT 1 FROM {B} b WHERE b.window_start = a.window_start AND b.window_end = a.window_end AND b.k = a.k AND b.n > 0)",
+    "SELECT id, window_start, window_end FROM {A} a WHERE NOT EXISTS \
+     (SELECT 1 FROM {B} b WHERE b.window_end = a.window_end AND b.g = a.g) AND n > 1",
+    "SELECT id, window_start, window_end, v FROM {A} WHERE window_end IN (SELECT window_end FROM {B} WHERE b)",
+    "SELECT id, window_start, window_end, v FROM {A} a WHERE k IN \
+     (SELECT k FROM {B} b WHERE b.window_end = a.window_end) OR n > 5",
     "SELECT k, window_start, window_end FROM {A} UNION SELECT k, window_start, window_end FROM {B}",
     "SELECT window_start, window_end, k FROM {A} EXCEPT SELECT window_start, window_end, k FROM {B}",
     "SELECT window_start, window_end, g FROM {A} INTERSECT SELECT window_start, window_end, g FROM {B}",
@@ -165,7 +172,7 @@ const POST: &[&str] = &[
 fn query() -> impl Strategy<Value = Query> {
     let single = (0..SINGLE.len()).prop_map(|index| SINGLE[index].to_owned());
     let pair = (0..PAIRS.len()).prop_map(|index| PAIRS[index].to_owned());
-    let sql = prop_oneof![4 => over(), 5 => join(), 3 => single, 1 => pair];
+    let sql = prop_oneof![4 => over(), 5 => join(), 3 => single, 2 => pair];
     (sql, any::<bool>(), proptest::option::weighted(0.4, 0..POST.len())).prop_map(|(sql, by_steps, post)| {
         // The bound must come out, not null, and the rows must have ids.
         let windowed =

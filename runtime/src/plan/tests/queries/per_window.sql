@@ -33,3 +33,9 @@ SELECT device, v FROM others UNION SELECT device, temp FROM readings
 SELECT device FROM TUMBLE(readings, ts, INTERVAL '1 minute') INTERSECT SELECT device FROM others
 --
 SELECT window_end, device FROM TUMBLE(readings, ts, INTERVAL '1 minute') EXCEPT SELECT at, device FROM others
+--
+SELECT device FROM TUMBLE(readings, ts, INTERVAL '1 minute') WHERE device IN (SELECT device FROM TUMBLE(others, at, INTERVAL '1 minute'))
+--
+SELECT device FROM TUMBLE(readings, ts, INTERVAL '1 minute') a WHERE device NOT IN (SELECT device FROM TUMBLE(others, at, INTERVAL '1 minute') b WHERE b.window_end = a.window_end)
+--
+SELECT device, (SELECT max(v) FROM TUMBLE(others, at, INTERVAL '1 minute') b WHERE b.window_end = a.window_end) FROM TUMBLE(readings, ts, INTERVAL '1 minute') a

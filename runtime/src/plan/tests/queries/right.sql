@@ -31,3 +31,5 @@ SELECT device, temp, row_number() OVER w AS r FROM TUMBLE(readings, ts, INTERVAL
 SELECT window_end, device, temp FROM TUMBLE(readings, ts, INTERVAL '1 minute') ORDER BY window_end, temp
 --
 SELECT window_start, window_end, device, count(*) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, CUBE (device, ok)
+--
+SELECT device FROM TUMBLE(readings, ts, INTERVAL '1 minute') a WHERE EXISTS (SELECT 1 FROM TUMBLE(others, at, INTERVAL '1 minute') b WHERE b.window_start = a.window_start AND b.window_end = a.window_end AND b.device = a.device)
