@@ -130,7 +130,8 @@ fn expected() -> Expected {
         while start < joined.len() {
             let mut end = start;
             // Greedy, and the last is less than eight minutes after the first.
-            while end + 1 < joined.len() && joined[end + 1].1 > joined[end].1 && joined[end + 1].0 - joined[start].0 < 8 {
+            while end + 1 < joined.len() && joined[end + 1].1 > joined[end].1 && joined[end + 1].0 - joined[start].0 < 8
+            {
                 end += 1;
             }
             if end - start < 2 {
@@ -150,7 +151,13 @@ async fn found(kafka: &Kafka) -> Expected {
     let time = |value: &Value| value.as_str().unwrap_or_default().trim_end_matches('Z').to_owned();
     let both = kafka.consume_all("whole-both").await.iter().map(|message| message.json()).map(|row| {
         let machine = row["machine"].as_str().unwrap().to_owned();
-        format!("{machine} {} {:.6} {} {}", time(&row["window_end"]), row["temp"].as_f64().unwrap(), row["n"], row["kw"])
+        format!(
+            "{machine} {} {:.6} {} {}",
+            time(&row["window_end"]),
+            row["temp"].as_f64().unwrap(),
+            row["n"],
+            row["kw"]
+        )
     });
     let both = both.collect();
     let rises = kafka.consume_all("whole-rises").await.iter().map(|message| message.json()).map(|row| {

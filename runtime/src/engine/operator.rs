@@ -18,6 +18,11 @@ pub(crate) trait OperatorPlan: fmt::Debug + Send + Sync {
     /// An operator without state.
     async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError>;
 
+    /// Fails where it could not be created: what belongs to the load, not to the start.
+    async fn check(&self) -> DataFusionResult<()> {
+        Ok(())
+    }
+
     /// The columns of the rows that may leave by the late route: one schema per kind of late row. Empty: none is late.
     fn late(&self) -> Vec<SchemaRef> {
         vec![]

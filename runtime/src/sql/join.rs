@@ -29,7 +29,12 @@ use crate::sql::{EVENT_TIME, WINDOW_BOUND, marks};
 impl Lowering<'_> {
     /// Adds the nodes of a join both of whose sides are streams, and returns the operator's.
     pub(crate) fn stream_join(&mut self, join: Join) -> Result<NodeId> {
-        // A join of windows on their bounds is tried here first.
+        if let Some(node) = self.window_join(&join)? {
+            return Ok(node);
+        }
+        if let Some(operation) = set_operation(&join) {
+            return Err(Refusal::SetOperation(operation).into());
+        }
         if !matches!(join.join_type, JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full) {
             let why = format!("a {} join of two streams is not supported", join.join_type);
             let hint = "use JOIN with bounds of time; for rows without a match, LEFT JOIN and in the next step \
@@ -476,4 +481,15 @@ pub(crate) fn refusal_with(join: &Join, why: &str, hint: impl Into<String>) -> R
     let (qualifier, _) = join.right.schema().qualified_field(0);
     let right = qualifier.map(|qualifier| qualifier.table().to_owned());
     Refusal::StreamJoin { why: why.to_owned(), hint: hint.into(), right }
+}
+
+/// The set operation that `join` is made of.
+fn set_operation(join: &Join) -> Option<&'static str> {
+    let of_all =
+        join.null_equality == NullEquality::NullEqualsNull && join.on.len() == join.left.schema().fields().len();
+    match join.join_type {
+        JoinType::LeftSemi if of_all => Some("INTERSECT"),
+        JoinType::LeftAnti if of_all => Some("EXCEPT"),
+        _ => None,
+    }
 }

@@ -6,6 +6,7 @@ pub(crate) mod join;
 mod packed;
 pub(crate) mod pane_aggregate;
 pub(crate) mod pattern;
+pub(crate) mod per_window;
 pub(crate) mod session_assign;
 mod session_rows;
 pub(crate) mod stateless;
