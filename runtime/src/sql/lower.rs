@@ -17,6 +17,7 @@ use crate::engine::operators::window_assign::WindowAssignPlan;
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::sql::EVENT_TIME;
 use crate::sql::marks;
+use crate::sql::over;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
@@ -39,7 +40,7 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let output = self.region(marks::settle(plan)?, None)?;
+        let output = self.region(marks::settle(over::arrange(plan)?)?, None)?;
         check_names(&self.graph.nodes[output].schema)?;
         Ok(output)
     }

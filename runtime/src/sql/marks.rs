@@ -10,7 +10,7 @@ use datafusion::common::{DFSchema, DFSchemaRef, Result};
 use datafusion::logical_expr::logical_plan::Projection;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 
-use crate::sql::{EVENT_TIME, WINDOW_BOUND};
+use crate::sql::{EVENT_TIME, WINDOW_BOUND, over};
 
 /// The mark of a column whose times are those that the stream's watermark speaks of, or up to `lag` nanoseconds earlier:
 /// where the watermark has come to a time, no row will follow whose value is more than `lag` before it. What goes by
@@ -53,6 +53,10 @@ pub(crate) fn settle(plan: LogicalPlan) -> Result<LogicalPlan> {
                 })?;
                 LogicalPlan::Union(union)
             }
+            LogicalPlan::Window(mut window) => {
+                window.schema = over::marked(&window)?;
+                LogicalPlan::Window(window)
+            }
             other => other,
         }))
     })?;
@@ -89,7 +93,10 @@ fn furthest_behind(inputs: &[Arc<LogicalPlan>]) -> Vec<Option<i64>> {
 }
 
 /// `schema` with its columns' metadata changed by `change`.
-fn mapped(schema: &DFSchemaRef, change: impl Fn(usize, &mut HashMap<String, String>)) -> Result<DFSchemaRef> {
+pub(crate) fn mapped(
+    schema: &DFSchemaRef,
+    change: impl Fn(usize, &mut HashMap<String, String>),
+) -> Result<DFSchemaRef> {
     let fields = schema.iter().enumerate().map(|(index, (qualifier, field))| {
         let mut metadata = field.metadata().clone();
         change(index, &mut metadata);

@@ -190,12 +190,6 @@ impl Survey<'_> {
         if matches!(select.distinct, Some(Distinct::Distinct | Distinct::On(_))) {
             self.refuse(Refusal::Distinct, select.projection.first().map_or(select.span(), Spanned::span));
         }
-        if let Some(qualify) = &select.qualify {
-            self.refuse(Refusal::Clause("QUALIFY"), qualify.span());
-        }
-        if let Some(window) = select.named_window.first() {
-            self.refuse(Refusal::Clause("WINDOW"), window.0.span);
-        }
         for (there, name) in [
             (select.top.is_some(), "TOP"),
             (select.into.is_some(), "INTO"),
@@ -294,7 +288,6 @@ impl Visitor for Survey<'_> {
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match expression {
-            Expr::Function(function) if function.over.is_some() => self.refuse(Refusal::Over, expression.span()),
             // TUMBLE says by itself what it takes.
             Expr::Subquery(subquery) if self.arguments.contains(&subquery.span()) => {}
             Expr::InSubquery { subquery, .. } | Expr::Exists { subquery, .. } | Expr::Subquery(subquery)

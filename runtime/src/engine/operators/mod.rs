@@ -2,6 +2,7 @@
 
 pub(crate) mod aggregate;
 mod aggregate_state;
+pub(crate) mod over;
 pub(crate) mod stateless;
 pub(crate) mod window_assign;
 pub(crate) mod window_parts;

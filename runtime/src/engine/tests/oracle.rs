@@ -50,7 +50,7 @@ pub(super) struct Run {
     pub(super) ends: Break,
 }
 
-fn run() -> impl Strategy<Value = Run> {
+pub(super) fn run() -> impl Strategy<Value = Run> {
     let split = prop_oneof![3 => 1..6_usize, 1 => Just(1000)];
     let ends = prop_oneof![Just(Break::Stop), Just(Break::Crash)];
     (1..5_u16, proptest::collection::vec(split, 1..4), 1..6_u64, 0..2_u64, 0..101_usize, ends).prop_map(
@@ -259,7 +259,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     Ok(())
 }
 
-fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -> Result<(), String> {
+pub(super) fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -> Result<(), String> {
     let mut done: BTreeMap<String, usize> = BTreeMap::new();
     for (index, run) in execution.runs.iter().enumerate() {
         let last = index + 1 == execution.runs.len();
