@@ -3,6 +3,8 @@
 pub(crate) mod aggregate;
 mod aggregate_state;
 pub(crate) mod over;
+mod packed;
+pub(crate) mod pattern;
 pub(crate) mod stateless;
 pub(crate) mod window_assign;
 pub(crate) mod window_parts;

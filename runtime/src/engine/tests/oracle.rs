@@ -83,11 +83,12 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 }
 
 /// The scenario, made ready: what is fed, and what must come out.
-struct Expected {
-    scripts: BTreeMap<String, Arc<Script>>,
-    output: RecordBatch,
-    late: Vec<i64>,
-    without_time: usize,
+pub(super) struct Expected {
+    pub(super) scripts: BTreeMap<String, Arc<Script>>,
+    pub(super) output: RecordBatch,
+    pub(super) late: Vec<i64>,
+    /// Rows that must be in the dead letter.
+    pub(super) without_time: usize,
 }
 
 fn table() -> RecordBatch {
@@ -290,7 +291,7 @@ pub(super) fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &E
     Ok(())
 }
 
-fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
+pub(super) fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
     compare(&world.taken("out").batches(), std::slice::from_ref(&expected.output))?;
     let mut late: Vec<i64> = world.taken("late").batches().iter().flat_map(ids).collect();
     late.sort_unstable();
@@ -308,7 +309,7 @@ fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(
     Ok(())
 }
 
-fn cases() -> u32 {
+pub(super) fn cases() -> u32 {
     std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
 }
 
