@@ -12,7 +12,7 @@ use datafusion::logical_expr::logical_plan::Projection;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan};
 
 use crate::sql::windows::{bins, bound, length_max};
-use crate::sql::{EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR};
+use crate::sql::{EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR, over};
 
 /// All marks.
 const MARKS: [&str; 4] = [EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR];
@@ -68,8 +68,7 @@ pub(crate) fn settle(plan: LogicalPlan) -> Result<LogicalPlan> {
                 LogicalPlan::Join(join)
             }
             LogicalPlan::Window(mut window) => {
-                let passed = window.input.schema().fields().len();
-                window.schema = keep(&window.schema, |column, _| column < passed)?;
+                window.schema = over::marked(&window)?;
                 LogicalPlan::Window(window)
             }
             LogicalPlan::Aggregate(aggregate) => {
@@ -167,7 +166,10 @@ fn unique(groups: &[Expr]) -> Vec<&Expr> {
 }
 
 /// `schema` with its columns' metadata changed by `change`.
-fn mapped(schema: &DFSchemaRef, change: impl Fn(usize, &mut HashMap<String, String>)) -> Result<DFSchemaRef> {
+pub(crate) fn mapped(
+    schema: &DFSchemaRef,
+    change: impl Fn(usize, &mut HashMap<String, String>),
+) -> Result<DFSchemaRef> {
     let fields = schema.iter().enumerate().map(|(index, (qualifier, field))| {
         let mut metadata = field.metadata().clone();
         change(index, &mut metadata);
