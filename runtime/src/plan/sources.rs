@@ -80,7 +80,7 @@ struct Columns {
 }
 
 /// The key that `config` has in YAML.
-pub(super) fn key_of<T: serde::Serialize>(config: &T) -> String {
+pub(crate) fn key_of<T: serde::Serialize>(config: &T) -> String {
     let value = serde_json::to_value(config).ok();
     let key = value.as_ref().and_then(|value| value.as_object()?.keys().next().cloned());
     key.unwrap_or_default()

@@ -28,6 +28,7 @@ pub(crate) mod refuse;
 pub(crate) mod region;
 pub(crate) mod relation;
 pub(crate) mod session;
+pub(crate) mod shown;
 pub(crate) mod survey;
 pub(crate) mod tumble;
 pub(crate) mod types;
