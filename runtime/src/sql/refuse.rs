@@ -7,6 +7,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::sql::survey;
+
 /// A query that cannot run over a stream without end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -24,8 +26,9 @@ pub(crate) enum Refusal {
     NoWindow,
     #[error("GROUPING SETS, CUBE and ROLLUP are not supported over a stream")]
     GroupingSets,
-    #[error("a join of two streams would keep every row of both for ever")]
-    StreamJoin,
+    /// `right` is the name of what stands on the right of the join.
+    #[error("{why}")]
+    StreamJoin { why: String, hint: String, right: Option<String> },
     #[error("a {0} join that keeps the table's unmatched rows cannot end: a later row of the stream may still match")]
     OuterTable(String),
     #[error("a subquery over a stream would keep every row of it for ever")]
@@ -38,8 +41,10 @@ pub(crate) enum Refusal {
     SetOperation(&'static str),
     #[error("a recursive query over a stream would never end")]
     Recursive,
-    #[error("the window function {0} is not supported yet")]
-    LaterWindow(String),
+    #[error("GROUP BY {0} alone is not enough: several windows have the same one")]
+    HalfWindow(&'static str),
+    #[error("each row would be copied into {0} windows; at most {max} are possible", max = crate::sql::windows::lower::COPIES_MAX)]
+    ManyWindows(i64),
     #[error("{0} is not supported")]
     Clause(&'static str),
     #[error("`{0}` is not supported over a stream")]
@@ -67,16 +72,18 @@ impl Refusal {
                 "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, window_end"
             }
             Self::GroupingSets => "write one step per grouping",
-            Self::StreamJoin => {
-                "join a stream with a table (`table:` on the source), or bring streams together by UNION ALL"
-            }
+            Self::StreamJoin { hint, .. } => hint,
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
             Self::StreamSubquery => "use a table in the subquery",
             Self::DuplicateColumn(_) => "give one of them another name with AS",
             Self::SetOperation("UNION") => "write UNION ALL, which passes on the rows of both",
             Self::SetOperation(_) => "filter with WHERE, or join with a table (`table:` on the source)",
             Self::Recursive => "leave RECURSIVE out; a step may read other steps",
-            Self::LaterWindow(_) => "use TUMBLE(stream, ts, INTERVAL '1 minute')",
+            Self::HalfWindow(_) => "write GROUP BY …, window_start, window_end",
+            Self::ManyWindows(_) => {
+                "aggregate in the same step, with window_start and window_end in GROUP BY only, or make the windows fewer: \
+                 a longer slide or step, one that divides the size"
+            }
             Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
             Self::Clause("PIVOT" | "UNPIVOT") => "write one CASE WHEN … END per column",
             Self::Clause("TABLESAMPLE") => "filter with WHERE, such as WHERE random() < 0.1",
@@ -122,20 +129,36 @@ impl Finder<'_> {
                 Some(Distinct::Distinct | Distinct::On(_)) => self.take(select.span()),
                 _ => ControlFlow::Continue(()),
             },
-            Refusal::NoWindow | Refusal::GroupingSets => match &select.group_by {
+            Refusal::NoWindow | Refusal::GroupingSets | Refusal::HalfWindow(_) => match &select.group_by {
                 GroupByExpr::Expressions(expressions, _) if !expressions.is_empty() => self.take(expressions[0].span()),
                 GroupByExpr::All(_) | GroupByExpr::Expressions(..) => self.take(select.span()),
             },
-            Refusal::StreamJoin | Refusal::OuterTable(_) => {
+            Refusal::StreamJoin { right: Some(right), .. } => self.relation(select, right),
+            Refusal::StreamJoin { .. } | Refusal::OuterTable(_) => {
                 let join = select.from.iter().find_map(|from| from.joins.first());
                 match join {
                     Some(join) => self.take(join.relation.span()),
                     None => select.from.get(1).map_or(ControlFlow::Continue(()), |from| self.take(from.span())),
                 }
             }
+            Refusal::ManyWindows(_) => {
+                select.from.first().map_or(ControlFlow::Continue(()), |from| self.take(from.span()))
+            }
             Refusal::DuplicateColumn(_) | Refusal::NoStream | Refusal::Other(_) => self.take(select.span()),
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+impl Finder<'_> {
+    /// What has the name or alias `name` in FROM.
+    fn relation(&mut self, select: &Select, name: &str) -> ControlFlow<()> {
+        let joined = select.from.iter().flat_map(|from| from.joins.iter().map(|join| &join.relation));
+        let found = joined.chain(select.from.iter().map(|from| &from.relation)).find(|factor| {
+            let names = survey::name_of(factor).map(|read| read.name);
+            survey::alias_of(factor).or(names).as_deref() == Some(name)
+        });
+        found.map_or(ControlFlow::Continue(()), |factor| self.take(factor.span()))
     }
 }
 

@@ -2,9 +2,12 @@
 
 mod batch;
 mod harness;
+mod joins;
 mod operators;
 mod oracle;
+mod oracle_joins;
 mod oracle_match;
+mod oracle_windows;
 mod pieces;
 mod queries;
 mod regressions;
