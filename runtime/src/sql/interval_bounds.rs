@@ -4,7 +4,7 @@ use arrow::datatypes::{DataType, IntervalMonthDayNano, TimeUnit};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::unit_ns;
 
 const DAY_NS: i128 = 86_400_000_000_000;
 

@@ -6,7 +6,8 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::sql::pattern_plan::PatternPlanner;
-use crate::sql::tumble::{Streams, TumblePlanner};
+use crate::sql::windows::planner::{Streams, WindowPlanner};
+
 use crate::sql::{as_of, clock};
 
 /// The rows per batch inside a physical plan.
@@ -23,7 +24,7 @@ pub(crate) fn create(streams: Streams) -> datafusion::common::Result<SessionCont
     options.sql_parser.collect_spans = true;
     let mut state: SessionState = SessionStateBuilder::new().with_config(config).with_default_features().build();
     datafusion_functions_json::register_all(&mut state)?;
-    state.register_relation_planner(Arc::new(TumblePlanner(streams)))?;
+    state.register_relation_planner(Arc::new(WindowPlanner(streams)))?;
     state.register_relation_planner(Arc::new(PatternPlanner))?;
     let context = SessionContext::new_with_state(state);
     for function in clock::functions() {

@@ -7,6 +7,7 @@ mod operators;
 mod oracle;
 mod oracle_joins;
 mod oracle_match;
+mod oracle_windows;
 mod pieces;
 mod queries;
 mod regressions;

@@ -10,7 +10,7 @@ use arrow::error::ArrowError;
 use crate::engine::dead_letter::Letter;
 use crate::engine::operator::Output;
 use crate::engine::times;
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::unit_ns;
 
 /// A side of a join.
 #[derive(Debug, Clone)]
