@@ -6,6 +6,7 @@ mod operators;
 mod oracle;
 mod oracle_match;
 mod oracle_perwindow;
+mod oracle_windows;
 mod per_window;
 mod pieces;
 mod queries;

@@ -26,7 +26,7 @@ use crate::engine::operators::window_parts::{Part, WindowKey, parts};
 use crate::engine::times;
 use crate::spec::model::OnError;
 use crate::sql::region::{Region, RegionInstance};
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::unit_ns;
 
 /// The results of small windows that close together are put into batches of so many rows.
 const OUTPUT_ROWS: usize = 8192;
