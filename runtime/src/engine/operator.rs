@@ -139,4 +139,8 @@ pub(crate) struct Output {
     pub(crate) late: Vec<RecordBatch>,
     /// Rows that failed.
     pub(crate) letters: Vec<Letter>,
+    /// For an operator with several inputs, while it takes rows: how far event time has come on the edge that they came
+    /// by, where that is known. That is never behind the operator's watermark, and what is late by it does not depend
+    /// on which input was faster.
+    pub(crate) input_watermark: Option<i64>,
 }

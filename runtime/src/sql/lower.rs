@@ -14,7 +14,6 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder};
 
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
-use crate::sql::marks;
 use crate::sql::pattern_node::PatternNode;
 use crate::sql::pushdown::push_down;
 use crate::sql::refuse::Refusal;
@@ -22,6 +21,7 @@ use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
 use crate::sql::subqueries;
 use crate::sql::windows::bins::AssignNode;
+use crate::sql::{join_prepare, marks};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -42,7 +42,8 @@ impl Lowering<'_> {
             return Err(Refusal::NoStream.into());
         }
         let plan = subqueries::joined(marks::settle(plan)?, self.state)?;
-        let output = self.region(marks::settle(push_down(plan)?)?, None)?;
+        let plan = push_down(join_prepare::prepare(plan)?)?;
+        let output = self.region(marks::settle(plan)?, None)?;
         check_names(&self.graph.nodes[output].schema)?;
         Ok(output)
     }
@@ -58,7 +59,7 @@ impl Lowering<'_> {
     pub(crate) fn region(&mut self, plan: LogicalPlan, kind: Option<&'static str>) -> Result<NodeId> {
         let mut inputs = Vec::new();
         let rewritten = plan.transform_down(|node| self.cut(node, &mut inputs))?.data;
-        // What the stateful nodes make of the marks is known now.
+        // The stateful nodes say anew what their columns are.
         let rewritten = marks::settle(rewritten)?;
         let region = Region::new(&rewritten, self.state.clone())?;
         let schema = region.schema().clone();

@@ -8,10 +8,13 @@
 //! **Invariant:** nothing here is called per batch except through [`region::RegionInstance`].
 
 pub(crate) mod aggregate;
+pub(crate) mod as_of;
 pub(crate) mod clock;
 pub(crate) mod direct;
 pub(crate) mod expression;
+pub(crate) mod interval_bounds;
 pub(crate) mod join;
+pub(crate) mod join_prepare;
 pub(crate) mod lower;
 pub(crate) mod marks;
 pub(crate) mod mend;

@@ -7,6 +7,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::sql::survey;
+
 /// A query that cannot run over a stream without end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -24,8 +26,9 @@ pub(crate) enum Refusal {
     NoWindow,
     #[error("GROUPING SETS, CUBE and ROLLUP without a window in each of them would keep every group for ever")]
     GroupingSets,
-    #[error("a join of two streams would keep every row of both for ever")]
-    StreamJoin,
+    /// `right` is the name of what stands on the right of the join.
+    #[error("{why}")]
+    StreamJoin { why: String, hint: String, right: Option<String> },
     #[error("a {0} join that keeps the table's unmatched rows cannot end: a later row of the stream may still match")]
     OuterTable(String),
     #[error("a subquery over a stream would keep every row of it for ever")]
@@ -77,10 +80,7 @@ impl Refusal {
                 "put a window into every grouping: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, \
                  window_end, ROLLUP (…)"
             }
-            Self::StreamJoin => {
-                "join within windows: FROM TUMBLE(a, ts, INTERVAL '1 minute') a JOIN TUMBLE(b, ts, INTERVAL '1 minute') b \
-                 ON a.window_start = b.window_start AND a.window_end = b.window_end AND …"
-            }
+            Self::StreamJoin { hint, .. } => hint,
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
             Self::StreamSubquery => {
                 "use a table in the subquery, or rows of the same window: EXISTS (SELECT 1 FROM TUMBLE(b, ts, INTERVAL '1 \
@@ -147,7 +147,8 @@ impl Finder<'_> {
                 GroupByExpr::Expressions(expressions, _) if !expressions.is_empty() => self.take(expressions[0].span()),
                 GroupByExpr::All(_) | GroupByExpr::Expressions(..) => self.take(select.span()),
             },
-            Refusal::StreamJoin | Refusal::OuterTable(_) => {
+            Refusal::StreamJoin { right: Some(right), .. } => self.relation(select, right),
+            Refusal::StreamJoin { .. } | Refusal::OuterTable(_) => {
                 let join = select.from.iter().find_map(|from| from.joins.first());
                 match join {
                     Some(join) => self.take(join.relation.span()),
@@ -160,6 +161,18 @@ impl Finder<'_> {
             Refusal::DuplicateColumn(_) | Refusal::NoStream | Refusal::Other(_) => self.take(select.span()),
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+impl Finder<'_> {
+    /// What has the name or alias `name` in FROM.
+    fn relation(&mut self, select: &Select, name: &str) -> ControlFlow<()> {
+        let joined = select.from.iter().flat_map(|from| from.joins.iter().map(|join| &join.relation));
+        let found = joined.chain(select.from.iter().map(|from| &from.relation)).find(|factor| {
+            let names = survey::name_of(factor).map(|read| read.name);
+            survey::alias_of(factor).or(names).as_deref() == Some(name)
+        });
+        found.map_or(ControlFlow::Continue(()), |factor| self.take(factor.span()))
     }
 }
 

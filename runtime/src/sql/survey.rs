@@ -63,7 +63,7 @@ impl Visitor for Names {
 }
 
 /// The name that a factor of FROM reads; of a window function the one in its arguments.
-fn name_of(factor: &TableFactor) -> Option<Read> {
+pub(crate) fn name_of(factor: &TableFactor) -> Option<Read> {
     let (name, arguments) = match factor {
         TableFactor::Table { name, args, .. } => (name, args.as_ref().map(|args| &args.args)),
         TableFactor::Function { name, args, .. } => (name, Some(args)),
@@ -84,6 +84,20 @@ fn name_of(factor: &TableFactor) -> Option<Read> {
     }
 }
 
+/// The alias of a factor of FROM.
+pub(crate) fn alias_of(factor: &TableFactor) -> Option<String> {
+    let alias = match factor {
+        TableFactor::Table { alias, .. }
+        | TableFactor::Derived { alias, .. }
+        | TableFactor::Function { alias, .. }
+        | TableFactor::UNNEST { alias, .. }
+        | TableFactor::MatchRecognize { alias, .. }
+        | TableFactor::NestedJoin { alias, .. } => alias.as_ref(),
+        _ => None,
+    };
+    alias.map(|alias| normalised(&alias.name))
+}
+
 /// The names by which columns can be told apart: aliases, and names without one.
 pub(crate) fn aliases(statement: &Statement) -> Vec<String> {
     #[derive(Default)]
@@ -92,16 +106,7 @@ pub(crate) fn aliases(statement: &Statement) -> Vec<String> {
         type Break = ();
 
         fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-            let alias = match factor {
-                TableFactor::Table { alias, .. }
-                | TableFactor::Derived { alias, .. }
-                | TableFactor::Function { alias, .. }
-                | TableFactor::UNNEST { alias, .. }
-                | TableFactor::MatchRecognize { alias, .. }
-                | TableFactor::NestedJoin { alias, .. } => alias.as_ref(),
-                _ => None,
-            };
-            let name = alias.map(|alias| normalised(&alias.name)).or_else(|| name_of(factor).map(|read| read.name));
+            let name = alias_of(factor).or_else(|| name_of(factor).map(|read| read.name));
             self.0.extend(name.filter(|name| !self.0.contains(name)));
             ControlFlow::Continue(())
         }
@@ -199,6 +204,7 @@ impl Survey<'_> {
         let right = self.reads_stream(&join.relation);
         let span = join.relation.span();
         if left && right {
+            // Whether its state is bounded, lowering knows.
             return true;
         }
         let keeps_table = match &join.join_operator {

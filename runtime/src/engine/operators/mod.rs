@@ -2,6 +2,7 @@
 
 pub(crate) mod aggregate;
 mod aggregate_state;
+pub(crate) mod join;
 mod packed;
 pub(crate) mod pane_aggregate;
 pub(crate) mod pattern;

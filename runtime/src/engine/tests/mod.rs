@@ -2,8 +2,10 @@
 
 mod batch;
 mod harness;
+mod joins;
 mod operators;
 mod oracle;
+mod oracle_joins;
 mod oracle_match;
 mod oracle_perwindow;
 mod oracle_windows;
