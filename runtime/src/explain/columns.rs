@@ -4,6 +4,7 @@ use arrow::datatypes::Fields;
 
 use super::is_hidden;
 use super::model::Column;
+use crate::engine::operator::{MARK_BEGIN, MARK_END};
 use crate::engine::times;
 use crate::plan::graph::{Graph, NodeId, NodeKind};
 use crate::sql::marks;
@@ -57,22 +58,35 @@ impl<'a> Columns<'a> {
         told(node.schema.fields(), is.as_deref())
     }
 
-    /// `text` of the operator `id`, with the names that the plan has for the columns of its inputs (`c0`, `c1`, …)
-    /// replaced by what they are, as far as it is clear which input is meant.
+    /// `text` of the operator `id`, with what its columns are in the place of their marks, and of the names that the plan
+    /// has for the columns of its inputs (`c0`, `c1`, …), as far as it is clear which input is meant.
     pub(super) fn spelled(&self, id: NodeId, text: &str) -> String {
         let inputs = &self.graph.nodes[id].inputs;
-        let mut out = String::new();
-        let mut word = String::new();
-        for letter in text.chars().chain(['\0']) {
-            if letter.is_alphanumeric() || letter == '_' {
-                word.push(letter);
-                continue;
-            }
-            out.push_str(&self.word(inputs, &word));
-            word.clear();
-            out.push(letter);
+        let mut parts = text.split(MARK_BEGIN);
+        let mut out = self.words(inputs, parts.next().unwrap_or_default());
+        for part in parts {
+            let (mark, rest) = part.split_once(MARK_END).unwrap_or((part, ""));
+            out.push_str(&self.marked(inputs, mark).unwrap_or_default());
+            out.push_str(&self.words(inputs, rest));
         }
-        tidy(out.trim_end_matches('\0'))
+        tidy(&out)
+    }
+
+    /// The column that a mark names by its input and number.
+    fn marked(&self, inputs: &[NodeId], mark: &str) -> Option<String> {
+        let (input, column) = mark.split_once(':')?;
+        Some(self.text(*inputs.get(input.parse::<usize>().ok()?)?, column.parse().ok()?))
+    }
+
+    fn words(&self, inputs: &[NodeId], text: &str) -> String {
+        let mut out = String::new();
+        let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
+        for part in text.split_inclusive(|letter| !is_word(letter)) {
+            let (word, end) = part.split_at(part.trim_end_matches(|letter| !is_word(letter)).len());
+            out.push_str(&self.word(inputs, word));
+            out.push_str(end);
+        }
+        out
     }
 
     fn word(&self, inputs: &[NodeId], word: &str) -> String {
