@@ -108,16 +108,9 @@ fn measure(
 ) -> Result<Measured, String> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let mut runs: Vec<(f64, f64, Given)> = Vec::new();
     let whole = runtime.block_on(Box::pin(Whole::plan(file, env.clone(), feeds)))?;
-    for _ in 0..arguments.runs.max(1) {
-        let (cpu, start) = (cpu_s()?, Instant::now());
-        let given = runtime.block_on(whole.run())?;
-        runs.push((cpu_s()? - cpu, start.elapsed().as_secs_f64(), given));
-        if given.letters > 0 {
-            return Err(format!("{} rows went to the dead letter", given.letters));
-        }
-    }
+    let once = || runtime.block_on(whole.run());
+    let mut runs = (0..arguments.runs.max(1)).map(|_| timed(once)).collect::<Result<Vec<_>, _>>()?;
     runs.sort_by(|a, b| a.0.total_cmp(&b.0));
     let ((cpu_s, wall_s, given), (cpu_s_worst, ..)) = (runs[0], runs[runs.len() - 1]);
     let events = arguments.events.events;
@@ -133,6 +126,27 @@ fn measure(
         events_per_core_second: events as f64 / cpu_s,
     })
 }
+
+/// The CPU and wall time of one go of `work`, which is done until the clock of CPU time, which counts in hundredths of a
+/// second, is fine enough.
+fn timed(work: impl Fn() -> Result<Given, String>) -> Result<(f64, f64, Given), String> {
+    let (cpu, start) = (cpu_s()?, Instant::now());
+    let mut times = 0.0;
+    loop {
+        let given = work()?;
+        times += 1.0;
+        if given.letters > 0 {
+            return Err(format!("{} rows went to the dead letter", given.letters));
+        }
+        let spent = cpu_s()? - cpu;
+        if spent >= CPU_S_MIN {
+            return Ok((spent / times, start.elapsed().as_secs_f64() / times, given));
+        }
+    }
+}
+
+/// A run is repeated until so much CPU time is spent, in seconds.
+const CPU_S_MIN: f64 = 0.5;
 
 /// The CPU time of this process so far, in seconds: of all threads, ended ones too, in user and system mode.
 fn cpu_s() -> Result<f64, String> {

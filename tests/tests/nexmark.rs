@@ -57,7 +57,7 @@ const QUERIES: &[Query] = &[
     changing("q16", &["channel", "day"]),
     changing("q17", &["auction", "day"]),
     changing("q18", &["auction", "bidder"]),
-    query("q19"),
+    changing("q19", &["auction", "n"]),
     query("q20"),
     query("q21"),
     query("q22"),

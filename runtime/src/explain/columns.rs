@@ -59,7 +59,7 @@ impl<'a> Columns<'a> {
     }
 
     /// `text` of the operator `id`, with what its columns are in the place of their marks, and of the names that the plan
-    /// has for the columns of its inputs (`c0`, `c1`, …), as far as it is clear which input is meant.
+    /// has for the columns of its inputs (`c0`, `__c1`, …), as far as it is clear which input is meant.
     pub(super) fn spelled(&self, id: NodeId, text: &str) -> String {
         let inputs = &self.graph.nodes[id].inputs;
         let mut parts = text.split(MARK_BEGIN);
@@ -90,7 +90,8 @@ impl<'a> Columns<'a> {
     }
 
     fn word(&self, inputs: &[NodeId], word: &str) -> String {
-        let number = word.strip_prefix('c').and_then(|digits| digits.parse::<usize>().ok());
+        let digits = word.strip_prefix("__").unwrap_or(word).strip_prefix('c');
+        let number = digits.and_then(|digits| digits.parse::<usize>().ok());
         let Some(number) = number else { return word.to_owned() };
         let named = inputs.iter().filter(|input| {
             let fields = self.graph.nodes[**input].schema.fields();
