@@ -86,16 +86,6 @@ pub(crate) struct Description {
     pub(crate) freed: Option<String>,
 }
 
-/// Stands in a description for the column `column` of the input `input`: whoever shows the description puts there what the
-/// user calls it.
-pub(crate) fn column_mark(input: usize, column: usize) -> String {
-    format!("{MARK_BEGIN}{input}:{column}{MARK_END}")
-}
-
-/// Around a column's numbers in a description.
-pub(crate) const MARK_BEGIN: char = '\u{2}';
-pub(crate) const MARK_END: char = '\u{3}';
-
 /// A piece of the graph, for one shard. Created without side effects; it never spawns.
 #[async_trait]
 pub(crate) trait Operator: Send {

@@ -4,7 +4,6 @@ use arrow::datatypes::Fields;
 
 use super::is_hidden;
 use super::model::Column;
-use crate::engine::operator::{MARK_BEGIN, MARK_END};
 use crate::engine::times;
 use crate::plan::graph::{Graph, NodeId, NodeKind};
 use crate::sql::marks;
@@ -58,24 +57,10 @@ impl<'a> Columns<'a> {
         told(node.schema.fields(), is.as_deref())
     }
 
-    /// `text` of the operator `id`, with what its columns are in the place of their marks, and of the names that the plan
-    /// has for the columns of its inputs (`c0`, `__c1`, …), as far as it is clear which input is meant.
+    /// `text` of the operator `id`, with the names that the plan has for the columns of its inputs (`c0`, `__c1`, …)
+    /// replaced by what they are, as far as it is clear which input is meant.
     pub(super) fn spelled(&self, id: NodeId, text: &str) -> String {
-        let inputs = &self.graph.nodes[id].inputs;
-        let mut parts = text.split(MARK_BEGIN);
-        let mut out = self.words(inputs, parts.next().unwrap_or_default());
-        for part in parts {
-            let (mark, rest) = part.split_once(MARK_END).unwrap_or((part, ""));
-            out.push_str(&self.marked(inputs, mark).unwrap_or_default());
-            out.push_str(&self.words(inputs, rest));
-        }
-        tidy(&out)
-    }
-
-    /// The column that a mark names by its input and number.
-    fn marked(&self, inputs: &[NodeId], mark: &str) -> Option<String> {
-        let (input, column) = mark.split_once(':')?;
-        Some(self.text(*inputs.get(input.parse::<usize>().ok()?)?, column.parse().ok()?))
+        tidy(&self.words(&self.graph.nodes[id].inputs, text))
     }
 
     fn words(&self, inputs: &[NodeId], text: &str) -> String {
