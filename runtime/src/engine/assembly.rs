@@ -63,7 +63,7 @@ pub(crate) struct Stage {
 /// Cuts the graph into stages: a node is chained to its input unless rows have to be spread or brought together.
 /// By node its stage, and the stages.
 pub(crate) fn stages(plan: &Plan) -> (Vec<usize>, Vec<Stage>) {
-    let parallelism = usize::from(plan.spec.limits.parallelism);
+    let parallelism = plan.spec.limits.shards();
     let mut stage_of: Vec<usize> = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
     for (id, node) in plan.graph.nodes.iter().enumerate() {

@@ -4,6 +4,7 @@ mod batch;
 mod harness;
 mod operators;
 mod oracle;
+mod oracle_match;
 mod pieces;
 mod queries;
 mod regressions;

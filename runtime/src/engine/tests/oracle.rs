@@ -50,7 +50,7 @@ pub(super) struct Run {
     pub(super) ends: Break,
 }
 
-fn run() -> impl Strategy<Value = Run> {
+pub(super) fn run() -> impl Strategy<Value = Run> {
     let split = prop_oneof![3 => 1..6_usize, 1 => Just(1000)];
     let ends = prop_oneof![Just(Break::Stop), Just(Break::Crash)];
     (1..5_u16, proptest::collection::vec(split, 1..4), 1..6_u64, 0..2_u64, 0..101_usize, ends).prop_map(
@@ -83,11 +83,12 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 }
 
 /// The scenario, made ready: what is fed, and what must come out.
-struct Expected {
-    scripts: BTreeMap<String, Arc<Script>>,
-    output: RecordBatch,
-    late: Vec<i64>,
-    without_time: usize,
+pub(super) struct Expected {
+    pub(super) scripts: BTreeMap<String, Arc<Script>>,
+    pub(super) output: RecordBatch,
+    pub(super) late: Vec<i64>,
+    /// Rows that must be in the dead letter.
+    pub(super) without_time: usize,
 }
 
 fn table() -> RecordBatch {
@@ -259,7 +260,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     Ok(())
 }
 
-fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -> Result<(), String> {
+pub(super) fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -> Result<(), String> {
     let mut done: BTreeMap<String, usize> = BTreeMap::new();
     for (index, run) in execution.runs.iter().enumerate() {
         let last = index + 1 == execution.runs.len();
@@ -290,7 +291,7 @@ fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -
     Ok(())
 }
 
-fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
+pub(super) fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
     compare(&world.taken("out").batches(), std::slice::from_ref(&expected.output))?;
     let mut late: Vec<i64> = world.taken("late").batches().iter().flat_map(ids).collect();
     late.sort_unstable();
@@ -308,7 +309,7 @@ fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(
     Ok(())
 }
 
-fn cases() -> u32 {
+pub(super) fn cases() -> u32 {
     std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
 }
 
