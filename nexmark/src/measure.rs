@@ -29,6 +29,9 @@ pub(crate) struct Arguments {
     /// How often each is run; the best run counts, and the worst is shown.
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Into how many shards keyed operators are split. The figure is by CPU time, also with several.
+    #[arg(long, default_value_t = 1)]
+    parallelism: u16,
     /// Leave out the runs that decode JSON.
     #[arg(long)]
     rows_only: bool,
@@ -72,9 +75,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), String> {
     nexmark::feed::write_side_input(scratch.path()).map_err(|error| error.to_string())?;
     let env: BTreeMap<String, String> =
         ["INPUT", "OUTPUT"].map(|name| (name.to_owned(), scratch.path().display().to_string())).into();
-    let ways: &[&str] = if arguments.rows_only { &["rows"] } else { &["rows", "json"] };
+    let ways: &[&'static str] = if arguments.rows_only { &["rows"] } else { &["rows", "json"] };
     let mut all = Vec::new();
-    for way in ways {
+    for &way in ways {
         let feeds = feeds(&chunks, way);
         for name in &names {
             eprintln!("{name}, {way}");
@@ -101,14 +104,14 @@ fn feeds(chunks: &[Chunk], way: &str) -> Feeds {
 
 fn measure(
     file: &std::path::Path,
-    feed: &&'static str,
+    feed: &'static str,
     env: &BTreeMap<String, String>,
     feeds: &Feeds,
     arguments: &Arguments,
 ) -> Result<Measured, String> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let whole = runtime.block_on(Box::pin(Whole::plan(file, env.clone(), feeds)))?;
+    let whole = runtime.block_on(Box::pin(Whole::plan(file, env.clone(), arguments.parallelism, feeds)))?;
     let once = || runtime.block_on(whole.run());
     let mut runs = (0..arguments.runs.max(1)).map(|_| timed(once)).collect::<Result<Vec<_>, _>>()?;
     runs.sort_by(|a, b| a.0.total_cmp(&b.0));
