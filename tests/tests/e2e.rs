@@ -21,3 +21,4 @@ mod machine_temperature;
 mod nexmark;
 mod reload;
 mod shutdown;
+mod whole_sql;
