@@ -64,7 +64,7 @@ pub(crate) fn settle(plan: LogicalPlan) -> Result<LogicalPlan> {
                 LogicalPlan::Union(union)
             }
             LogicalPlan::Join(mut join) => {
-                join.schema = keep(&join.schema, |column, _| has_partner(&join, column))?;
+                join.schema = keep(&join.schema, |column, mark| mark == EVENT_TIME || has_partner(&join, column))?;
                 LogicalPlan::Join(join)
             }
             LogicalPlan::Window(mut window) => {

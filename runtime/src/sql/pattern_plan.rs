@@ -218,7 +218,7 @@ impl Clause {
             P::Symbol(symbol) => variable(symbol, names)?,
             P::Exclude(_) => {
                 let hint = "give CLASSIFIER() as a measure, and leave rows out by WHERE";
-                return Err(wrong("exclusions {- … -} are not supported", hint, self.place));
+                return Err(wrong("an exclusion in a pattern is not supported", hint, self.place));
             }
             P::Permute(symbols) => {
                 let symbols = symbols.iter().map(|symbol| variable(symbol, names));
