@@ -91,7 +91,7 @@ pub(super) struct Expected {
     pub(super) without_time: usize,
 }
 
-fn table() -> RecordBatch {
+pub(super) fn table() -> RecordBatch {
     use arrow::array::{Float64Array, Int32Array, StringArray};
     let schema = Schema::new(vec![
         Field::new("tg", DataType::Int32, true),
@@ -106,7 +106,7 @@ fn table() -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), columns).unwrap()
 }
 
-const TABLE_JSON: &str = r#"{"tg":0,"name":"zero","w":0.5}
+pub(super) const TABLE_JSON: &str = r#"{"tg":0,"name":"zero","w":0.5}
 {"tg":1,"name":"one","w":-3.0}
 {"tg":1,"name":null,"w":10.0}
 {"tg":null,"name":"none","w":1.0}
@@ -310,7 +310,12 @@ pub(super) fn verify(world: &World, expected: &Expected, execution: &Execution) 
 }
 
 pub(super) fn cases() -> u32 {
-    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
+    cases_or(CASES)
+}
+
+/// How many cases are tried: `MILLSTREAM_ORACLE_CASES`, or `default`.
+pub(super) fn cases_or(default: u32) -> u32 {
+    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(default, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
 }
 
 proptest! {

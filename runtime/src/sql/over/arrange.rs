@@ -11,7 +11,7 @@ use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder, Pr
 
 use crate::sql::EVENT_TIME;
 use crate::sql::lower::reads_stream;
-use crate::sql::over::{frame, function};
+use crate::sql::over::{by_window, frame, function};
 use crate::sql::refuse::{OverRefusal, Refusal};
 
 /// `plan`, with each OVER window over a stream of one PARTITION BY and ORDER BY, those that wait for following rows last.
@@ -102,7 +102,9 @@ fn stack(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
         for expression in &window.window_expr {
             let called = function(Some(expression))?;
             let (partition_by, order_by) = (&called.params.partition_by, &called.params.order_by);
-            let following = frame::of_function(called, window)?;
+            // Where all rows of a window come together, any of them may follow.
+            let whole = by_window(expression, window);
+            let following = if whole { frame::Following::None } else { frame::of_function(called, window)? };
             match groups.iter_mut().find(|g| g.partition_by == *partition_by && g.order_by == *order_by) {
                 Some(group) => {
                     group.functions.push(expression.clone());

@@ -23,12 +23,15 @@ use crate::sql::lower::Lowering;
 use crate::sql::over::frame::Following;
 use crate::sql::refuse::{OverRefusal, Refusal};
 use crate::sql::relation::internal;
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::unit_ns;
 use crate::sql::{EVENT_TIME, WINDOW_BOUND, marks};
 
 impl Lowering<'_> {
     /// Adds the nodes of `window`, and returns the operator's.
     pub(crate) fn over(&mut self, window: Window) -> Result<NodeId> {
+        if let Some(node) = self.over_per_window(&window)? {
+            return Ok(node);
+        }
         let first = function(window.window_expr.first())?;
         let (partition_by, order_by) = (first.params.partition_by.clone(), first.params.order_by.clone());
         for expression in &window.window_expr {

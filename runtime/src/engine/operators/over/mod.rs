@@ -35,7 +35,7 @@ use crate::engine::operators::over::sequence::{Bound, Facts, Frame, Sequence};
 use crate::engine::operators::over::store::{Slots, Store, StoreKind, StoreSpec};
 use crate::engine::operators::over::waiting::{OrderRows, Waiting};
 use crate::engine::times;
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::unit_ns;
 
 /// So many rows are released at a time, and all others of the last one's time.
 const PIECE_ROWS: usize = if cfg!(test) { 7 } else { 8192 };
