@@ -344,3 +344,70 @@ proptest! {
         check(&scenario).map_err(TestCaseError::fail)?;
     }
 }
+
+fn row(step: i8, v: i8) -> Row {
+    Row { partition: 0, step: Some(step), k: Some(0), g: Some(1), v: Some(v), n: Some(v), b: Some(true), tags: None }
+}
+
+/// `columns` over rows of which the sixth is late, stopped or killed after each share of them.
+fn deterministic(columns: &[(&str, bool)]) {
+    let time = TimeType { unit: arrow::datatypes::TimeUnit::Millisecond, zone: false };
+    let steps = [1, 2, 0, 5, 1, -9, 8, 3, -2, 1, 0, 0, 7, 1, 1];
+    let rows: Vec<Row> = steps.iter().zip(1..).map(|(step, v)| row(*step, v)).collect();
+    let columns = columns.iter().map(|(text, waits)| Column {
+        ours: (*text).to_owned(),
+        theirs: text.replace("ORDER BY ts ROWS", "ORDER BY ts, id ROWS"),
+        waits: *waits,
+    });
+    let columns: Vec<Column> = columns.collect();
+    for (share, ends) in [(10, harness::Break::Stop), (40, harness::Break::Crash), (80, harness::Break::Stop)] {
+        let run = |parallelism, share| super::oracle::Run {
+            parallelism,
+            splits: vec![2, 3],
+            checkpoint_ms: 1,
+            pause_ms: 1,
+            share,
+            ends,
+        };
+        let scenario = Scenario {
+            time,
+            base: 0,
+            delay: 3,
+            rows: rows.clone(),
+            columns: columns.clone(),
+            predicate: None,
+            step_before: false,
+            qualify: false,
+            after: None,
+            executions: vec![Execution { runs: vec![run(1, share), run(3, 50), run(2, 100)] }],
+        };
+        check(&scenario).unwrap();
+    }
+}
+
+#[test]
+fn rows_that_wait_for_others_go_through_a_snapshot() {
+    deterministic(&[
+        ("lead(v, 2) OVER (PARTITION BY k ORDER BY ts, id)", true),
+        ("sum(n) OVER (PARTITION BY k ORDER BY ts, id ROWS BETWEEN 2 PRECEDING AND 1 FOLLOWING)", true),
+    ]);
+    deterministic(&[(
+        "count(*) OVER (PARTITION BY k ORDER BY ts RANGE BETWEEN INTERVAL '500 milliseconds' PRECEDING \
+         AND INTERVAL '1 second' FOLLOWING)",
+        false,
+    )]);
+}
+
+#[test]
+fn what_is_counted_from_the_first_row_on_goes_through_a_snapshot() {
+    deterministic(&[
+        ("row_number() OVER (PARTITION BY k ORDER BY ts, id)", false),
+        ("sum(v) OVER (PARTITION BY k ORDER BY ts ROWS UNBOUNDED PRECEDING)", false),
+        ("stddev(v) OVER (PARTITION BY k ORDER BY ts ROWS UNBOUNDED PRECEDING)", false),
+    ]);
+    deterministic(&[
+        ("first_value(v) OVER (PARTITION BY k ORDER BY ts ROWS UNBOUNDED PRECEDING)", false),
+        ("lag(tags, 1) IGNORE NULLS OVER (PARTITION BY k ORDER BY ts, id)", false),
+        ("nth_value(k, 3) OVER (PARTITION BY k ORDER BY ts ROWS UNBOUNDED PRECEDING)", false),
+    ]);
+}

@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use arrow::datatypes::Field;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, Result};
 use datafusion::logical_expr::expr::Sort;
 use datafusion::logical_expr::{Expr, Filter, LogicalPlan, LogicalPlanBuilder, Projection, Window};
 
+use crate::sql::EVENT_TIME;
 use crate::sql::lower::reads_stream;
 use crate::sql::over::{by_window, frame, function};
 use crate::sql::refuse::{OverRefusal, Refusal};
@@ -46,7 +48,10 @@ fn narrow(projection: Projection) -> Result<Transformed<LogicalPlan>> {
         node = next;
     }
     let read: HashSet<usize> = read.iter().filter_map(|column| node.schema().maybe_index_of_column(column)).collect();
-    let columns = node.schema().iter().enumerate().filter(|(index, _)| read.contains(index));
+    // What the event time is must be known also where the query does not go by it.
+    let is_time = |field: &Field| field.metadata().contains_key(EVENT_TIME);
+    let columns = node.schema().iter().enumerate();
+    let columns = columns.filter(|(index, (_, field))| read.contains(index) || is_time(field));
     let columns = columns.map(|(_, (qualifier, field))| Column::new(qualifier.cloned(), field.name().clone()));
     let kept: Vec<Expr> = columns.map(Expr::Column).collect();
     let whole = LogicalPlan::Projection(projection.clone());

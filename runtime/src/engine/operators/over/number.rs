@@ -135,7 +135,6 @@ pub(super) struct Number<T: Num> {
 }
 
 /// The rows of one key with their numbers.
-#[derive(Clone, Copy)]
 struct Numbers<'a, T: Num> {
     sequence: &'a Sequence,
     /// By slot. Empty: all rows count, and their value does not matter.
@@ -160,7 +159,7 @@ impl<T: Num> Sliding<T> {
     }
 
     /// The aggregate of the rows from `start` to before `end`, neither of which is before what it was.
-    fn slide(&mut self, op: Op, start: u64, end: u64, numbers: Numbers<'_, T>) -> Partial<T::Native> {
+    fn slide(&mut self, op: Op, start: u64, end: u64, numbers: &Numbers<'_, T>) -> Partial<T::Native> {
         if self.end < start {
             *self = Self { start, end: start, front: std::mem::take(&mut self.front), back: Self::EMPTY };
             self.front.clear();
@@ -244,7 +243,7 @@ impl<T: Num> Number<T> {
                 all.resize_with(view.sequences.len(), Sliding::new);
                 rows.iter().for_each(|row| {
                     let (start, end) = bounds(row);
-                    give(all[row.key as usize].slide(op, start, end, of(row)));
+                    give(all[row.key as usize].slide(op, start, end, &of(row)));
                 });
             }
             Frames::Running(all) => {
@@ -338,6 +337,54 @@ impl<T: Num> Function for Number<T> {
             Frames::Short => 0,
             Frames::Running(all) => all.capacity() * size_of::<Running<T>>(),
             Frames::Sliding(all) => all.capacity() * size_of::<Sliding<T>>(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequence(rows: usize) -> Sequence {
+        Sequence { slots: (0..rows as u32).collect(), ..Sequence::default() }
+    }
+
+    #[test]
+    fn nothing_of_a_row_that_has_left_stays_in_a_sliding_sum() {
+        let values = [1e20, 1.0, f64::NAN, 2.0, f64::INFINITY, 3.0, 4.0, 0.25, -1.0, 1e-9, 5.0, 6.0];
+        let valid = vec![true; values.len()];
+        let sequence = sequence(values.len());
+        let numbers = Numbers::<Float64Type> { sequence: &sequence, values: &values, valid: Some(&valid) };
+        let mut sliding = Sliding::<Float64Type>::new();
+        for end in 1..=values.len() {
+            let start = end.saturating_sub(3);
+            let sum = sliding.slide(Op::Sum, start as u64, end as u64, &numbers).value;
+            let expected: f64 = values[start..end].iter().sum();
+            assert!(sum == expected || (sum.is_nan() && expected.is_nan()), "{sum} {expected}");
+        }
+    }
+
+    #[test]
+    fn a_frame_may_stand_still_be_empty_or_jump_ahead() {
+        let values: Vec<i64> = (0..200).map(|n| n * 7919 % 101 - 50).collect();
+        let valid: Vec<bool> = (0..200).map(|n| n % 7 != 3).collect();
+        let sequence = sequence(values.len());
+        let numbers = Numbers::<Int64Type> { sequence: &sequence, values: &values, valid: Some(&valid) };
+        for op in [Op::Sum, Op::Least, Op::Greatest] {
+            let mut sliding = Sliding::<Int64Type>::new();
+            let (mut start, mut end) = (0_usize, 0_usize);
+            for step in 0..120_usize {
+                start = (start + [0, 0, 1, 3, 0, 9][step * 5 % 6]).min(200);
+                end = (end + [0, 1, 2, 0, 5][step * 3 % 5]).max(start).min(200);
+                let partial = sliding.slide(op, start as u64, end as u64, &numbers);
+                let frame: Vec<i64> = (start..end).filter(|row| valid[*row]).map(|row| values[row]).collect();
+                let expected = match op {
+                    Op::Least => frame.iter().min().copied(),
+                    Op::Greatest => frame.iter().max().copied(),
+                    _ => (!frame.is_empty()).then(|| frame.iter().sum()),
+                };
+                assert_eq!((partial.count > 0).then_some(partial.value), expected, "{op:?} {start}..{end}");
+            }
         }
     }
 }
