@@ -15,11 +15,13 @@ use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder}
 
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::sql::pattern_node::PatternNode;
+use crate::sql::pushdown::push_down;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
+use crate::sql::subqueries;
 use crate::sql::windows::bins::AssignNode;
-use crate::sql::{join_prepare, marks};
+use crate::sql::{join_prepare, marks, over};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -39,7 +41,9 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let output = self.region(marks::settle(join_prepare::prepare(plan)?)?, None)?;
+        let plan = subqueries::joined(marks::settle(plan)?, self.state)?;
+        let plan = push_down(join_prepare::prepare(plan)?)?;
+        let output = self.region(marks::settle(over::arrange(plan)?)?, None)?;
         check_names(&self.graph.nodes[output].schema)?;
         Ok(output)
     }
@@ -140,7 +144,7 @@ impl Lowering<'_> {
     }
 
     /// A slot for the output of `node`, whose columns have the qualified names of `schema` and the marks of the node.
-    fn slot(&self, inputs: &mut Vec<NodeId>, node: NodeId, schema: &DFSchema) -> Result<LogicalPlan> {
+    pub(crate) fn slot(&self, inputs: &mut Vec<NodeId>, node: NodeId, schema: &DFSchema) -> Result<LogicalPlan> {
         let index = input(inputs, node);
         let table = format!("__state_{index}");
         let fields = self.graph.nodes[node].schema.fields().iter().enumerate();
@@ -175,7 +179,7 @@ pub(crate) fn reads_stream(plan: &LogicalPlan) -> Result<bool> {
 }
 
 /// A stream in an expression's subquery (`IN (SELECT …)`) would have to be kept for ever.
-fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
+pub(crate) fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
     plan.apply_expressions(|expression| {
         expression.apply(|part| {
             let subquery = match part {

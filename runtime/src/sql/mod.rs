@@ -27,14 +27,17 @@ pub(crate) mod pattern_plan;
 pub(crate) mod pattern_syntax;
 pub(crate) mod per_window;
 pub(crate) mod problems;
+pub(crate) mod pushdown;
 pub(crate) mod refuse;
 pub(crate) mod region;
 pub(crate) mod relation;
 pub(crate) mod session;
 pub(crate) mod shown;
+pub(crate) mod subqueries;
 pub(crate) mod survey;
 pub(crate) mod types;
 pub(crate) mod udf;
+pub(crate) mod window_join;
 pub(crate) mod windows;
 pub(crate) mod wording;
 

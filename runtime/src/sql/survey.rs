@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, Join, JoinOperator, Query, Select, SetExpr,
-    SetOperator, SetQuantifier, Spanned, Statement, TableFactor, TableFunctionArgs, Visit, Visitor,
+    Expr, FunctionArg, FunctionArgExpr, Ident, Join, JoinOperator, Query, Select, Spanned, Statement, TableFactor,
+    TableFunctionArgs, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -161,9 +161,6 @@ impl Survey<'_> {
         if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
             self.refuse(Refusal::Recursive, with.with_token.0.span);
         }
-        if let Some(order) = &query.order_by {
-            self.refuse(Refusal::OrderBy, order.span());
-        }
         if let Some(limit) = &query.limit_clause {
             self.refuse(Refusal::Limit, limit.span());
         }
@@ -173,34 +170,11 @@ impl Survey<'_> {
         if !query.locks.is_empty() {
             self.refuse(Refusal::Clause("FOR UPDATE"), query.body.span());
         }
-        self.body(&query.body);
-    }
-
-    fn body(&mut self, body: &SetExpr) {
-        let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { return };
-        self.body(left);
-        self.body(right);
-        let name = match op {
-            SetOperator::Union if matches!(set_quantifier, SetQuantifier::None | SetQuantifier::Distinct) => "UNION",
-            SetOperator::Union => return,
-            SetOperator::Except | SetOperator::Minus => "EXCEPT",
-            SetOperator::Intersect => "INTERSECT",
-        };
-        self.refuse(Refusal::SetOperation(name), right.span());
     }
 
     fn select(&mut self, select: &Select) {
         if !self.reads_stream(&select.from) {
             return;
-        }
-        if matches!(select.distinct, Some(Distinct::Distinct | Distinct::On(_))) {
-            self.refuse(Refusal::Distinct, select.projection.first().map_or(select.span(), Spanned::span));
-        }
-        if let Some(qualify) = &select.qualify {
-            self.refuse(Refusal::Clause("QUALIFY"), qualify.span());
-        }
-        if let Some(window) = select.named_window.first() {
-            self.refuse(Refusal::Clause("WINDOW"), window.0.span);
         }
         for (there, name) in [
             (select.top.is_some(), "TOP"),
@@ -214,14 +188,6 @@ impl Survey<'_> {
         ] {
             if there {
                 self.refuse(Refusal::Clause(name), select.span());
-            }
-        }
-        if let GroupByExpr::Expressions(expressions, modifiers) = &select.group_by {
-            let sets = |e: &&Expr| matches!(e, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_));
-            if let Some(expression) = expressions.iter().find(sets) {
-                self.refuse(Refusal::GroupingSets, expression.span());
-            } else if !modifiers.is_empty() {
-                self.refuse(Refusal::GroupingSets, select.group_by.span());
             }
         }
         let mut stream_before = false;
@@ -290,12 +256,9 @@ impl Visitor for Survey<'_> {
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match expression {
-            Expr::Function(function) if function.over.is_some() => self.refuse(Refusal::Over, expression.span()),
             // A window function says by itself what it takes.
             Expr::Subquery(subquery) if self.arguments.contains(&subquery.span()) => {}
-            Expr::InSubquery { subquery, .. } | Expr::Exists { subquery, .. } | Expr::Subquery(subquery)
-                if self.reads_stream(subquery.as_ref()) =>
-            {
+            Expr::Subquery(subquery) if self.reads_stream(subquery.as_ref()) => {
                 self.refuse(Refusal::StreamSubquery, expression.span());
             }
             _ => {}

@@ -57,3 +57,25 @@ SELECT r.device, o.v FROM readings r LEFT JOIN others FOR SYSTEM_TIME AS OF r.ts
 SELECT r.device, d.room FROM readings r JOIN devices FOR SYSTEM_TIME AS OF r.ts AS d ON r.device = d.device
 --
 SELECT r.device, o.v FROM readings r ASOF JOIN others o MATCH_CONDITION (r.ts > o.at) ON r.device = o.device
+--
+SELECT DISTINCT window_start, window_end, device FROM TUMBLE(readings, ts, INTERVAL '1 minute')
+--
+SELECT a.device, b.v FROM TUMBLE(readings, ts, INTERVAL '1 minute') a JOIN TUMBLE(others, at, INTERVAL '1 minute') b ON a.window_start = b.window_start AND a.window_end = b.window_end
+--
+SELECT device, temp, row_number() OVER w AS r FROM TUMBLE(readings, ts, INTERVAL '1 minute') QUALIFY r = 1 WINDOW w AS (PARTITION BY window_start, window_end ORDER BY temp)
+--
+SELECT window_end, device, temp FROM TUMBLE(readings, ts, INTERVAL '1 minute') ORDER BY window_end, temp
+--
+SELECT window_start, window_end, device, count(*) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, CUBE (device, ok)
+--
+SELECT device FROM TUMBLE(readings, ts, INTERVAL '1 minute') a WHERE EXISTS (SELECT 1 FROM TUMBLE(others, at, INTERVAL '1 minute') b WHERE b.window_start = a.window_start AND b.window_end = a.window_end AND b.device = a.device)
+--
+SELECT device, lag(temp) OVER (PARTITION BY device ORDER BY ts) AS last FROM readings
+--
+SELECT device, rank() OVER (PARTITION BY device ORDER BY ts, temp DESC) AS r, sum(n) OVER (ORDER BY ts) AS s FROM readings
+--
+SELECT device, avg(temp) OVER w AS a FROM readings WINDOW w AS (PARTITION BY device ORDER BY ts ROWS BETWEEN 9 PRECEDING AND CURRENT ROW) QUALIFY a > 20
+--
+SELECT device, lead(temp) OVER (PARTITION BY device ORDER BY ts) AS next, lag(hum) OVER (ORDER BY ts) AS last FROM readings
+--
+SELECT s, lag(s) OVER (ORDER BY ts) AS b FROM (SELECT ts, sum(n) OVER (PARTITION BY device ORDER BY ts) AS s FROM readings) x
