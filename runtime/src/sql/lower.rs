@@ -21,7 +21,7 @@ use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
 use crate::sql::subqueries;
 use crate::sql::windows::bins::AssignNode;
-use crate::sql::{join_prepare, marks};
+use crate::sql::{join_prepare, marks, over};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -41,8 +41,9 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let plan = subqueries::joined(marks::settle(join_prepare::prepare(plan)?)?, self.state)?;
-        let output = self.region(marks::settle(push_down(plan)?)?, None)?;
+        let plan = subqueries::joined(marks::settle(plan)?, self.state)?;
+        let plan = push_down(join_prepare::prepare(plan)?)?;
+        let output = self.region(marks::settle(over::arrange(plan)?)?, None)?;
         check_names(&self.graph.nodes[output].schema)?;
         Ok(output)
     }
