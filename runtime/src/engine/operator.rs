@@ -6,6 +6,7 @@ use std::fmt;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use tokio::time::Instant;
 use datafusion::common::Result as DataFusionResult;
 
 use crate::engine::dead_letter::Letter;
@@ -96,6 +97,17 @@ pub(crate) trait Operator: Send {
     /// itself is passed on.
     async fn watermark(&mut self, watermark: i64, out: &mut Output) -> Result<(), RunError> {
         let (_, _) = (watermark, out);
+        Ok(())
+    }
+
+    /// When [`Operator::tick`] has something to do, by the clock on the wall.
+    fn next_tick(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The clock on the wall has come to `now`, which is not before [`Operator::next_tick`].
+    async fn tick(&mut self, now: Instant, out: &mut Output) -> Result<(), RunError> {
+        let (_, _) = (now, out);
         Ok(())
     }
 

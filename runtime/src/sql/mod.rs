@@ -17,6 +17,7 @@ pub(crate) mod marks;
 pub(crate) mod mend;
 pub(crate) mod over;
 pub(crate) mod parse;
+pub(crate) mod per_key;
 pub(crate) mod per_window;
 pub(crate) mod problems;
 pub(crate) mod refuse;
@@ -27,9 +28,12 @@ pub(crate) mod survey;
 pub(crate) mod tumble;
 pub(crate) mod types;
 pub(crate) mod udf;
+pub(crate) mod updating;
 pub(crate) mod wording;
 
 /// Field metadata that marks a column as the stream's event time; its value is in [`marks::event_time`].
 pub(crate) const EVENT_TIME: &str = "millstream.event_time";
+/// Field metadata that marks the column which says whether a row of an updating step is the last of its kind.
+pub(crate) const IS_FINAL: &str = "millstream.is_final";
 /// Field metadata that marks a window's bound: its value is `start` or `end`.
 pub(crate) const WINDOW_BOUND: &str = "millstream.window";

@@ -22,6 +22,12 @@ pub(crate) enum Refusal {
     Limit,
     #[error("GROUP BY without a window would keep every group for ever")]
     NoWindow,
+    #[error("nothing here is final before the end of the input, which never comes")]
+    NoFinal,
+    #[error("rows of the step that this reads replace one another: they would count several times")]
+    Updates,
+    #[error("at most {0} rows of each key can be kept")]
+    TooManyRows(usize),
     #[error("GROUPING SETS, CUBE and ROLLUP are not supported over a stream")]
     GroupingSets,
     #[error("a join of two streams would keep every row of both for ever")]
@@ -64,8 +70,13 @@ impl Refusal {
             Self::OrderBy => "leave it out; rows keep their order per key",
             Self::Limit => "leave it out, or filter with WHERE",
             Self::NoWindow => {
-                "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, window_end"
+                "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, \
+                 window_end; or say how long a group is kept and when it is given out: `state: {ttl: 1h}` and \
+                 `emit: changes` on the step"
             }
+            Self::TooManyRows(_) => "ask for fewer rows",
+            Self::NoFinal => "set `emit: changes` or `emit: {every: 5s}` on the step",
+            Self::Updates => "read its final rows only, with WHERE is_final",
             Self::GroupingSets => "write one step per grouping",
             Self::StreamJoin => {
                 "join a stream with a table (`table:` on the source), or bring streams together by UNION ALL"
@@ -136,7 +147,12 @@ impl Finder<'_> {
                     None => select.from.get(1).map_or(ControlFlow::Continue(()), |from| self.take(from.span())),
                 }
             }
-            Refusal::DuplicateColumn(_) | Refusal::NoStream | Refusal::Other(_) => self.take(select.span()),
+            Refusal::DuplicateColumn(_)
+            | Refusal::NoStream
+            | Refusal::NoFinal
+            | Refusal::Updates
+            | Refusal::TooManyRows(_)
+            | Refusal::Other(_) => self.take(select.span()),
             _ => ControlFlow::Continue(()),
         }
     }

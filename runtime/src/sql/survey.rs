@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, Join, JoinOperator, Query, Select, SetExpr,
+    Expr, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, Join, JoinOperator, Query, Select, SetExpr,
     SetOperator, SetQuantifier, Spanned, Statement, TableFactor, TableFunctionArgs, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -155,7 +155,10 @@ impl Survey<'_> {
         if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
             self.refuse(Refusal::Recursive, with.with_token.0.span);
         }
-        if let Some(order) = &query.order_by {
+        let distinct_on =
+            |select: &Select| matches!(select.distinct, Some(datafusion::sql::sqlparser::ast::Distinct::On(_)));
+        let orders_first = matches!(query.body.as_ref(), SetExpr::Select(select) if distinct_on(select));
+        if let Some(order) = query.order_by.as_ref().filter(|_| !orders_first) {
             self.refuse(Refusal::OrderBy, order.span());
         }
         if let Some(limit) = &query.limit_clause {
@@ -186,12 +189,6 @@ impl Survey<'_> {
     fn select(&mut self, select: &Select) {
         if !self.reads_stream(&select.from) {
             return;
-        }
-        if matches!(select.distinct, Some(Distinct::Distinct | Distinct::On(_))) {
-            self.refuse(Refusal::Distinct, select.projection.first().map_or(select.span(), Spanned::span));
-        }
-        if let Some(qualify) = &select.qualify {
-            self.refuse(Refusal::Clause("QUALIFY"), qualify.span());
         }
         if let Some(window) = select.named_window.first() {
             self.refuse(Refusal::Clause("WINDOW"), window.0.span);
@@ -294,7 +291,6 @@ impl Visitor for Survey<'_> {
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match expression {
-            Expr::Function(function) if function.over.is_some() => self.refuse(Refusal::Over, expression.span()),
             // TUMBLE says by itself what it takes.
             Expr::Subquery(subquery) if self.arguments.contains(&subquery.span()) => {}
             Expr::InSubquery { subquery, .. } | Expr::Exists { subquery, .. } | Expr::Subquery(subquery)

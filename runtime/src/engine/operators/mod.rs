@@ -3,5 +3,6 @@
 pub(crate) mod aggregate;
 mod aggregate_state;
 pub(crate) mod stateless;
+pub(crate) mod updating;
 pub(crate) mod window_assign;
 pub(crate) mod window_parts;

@@ -50,7 +50,7 @@ pub(super) struct Run {
     pub(super) ends: Break,
 }
 
-fn run() -> impl Strategy<Value = Run> {
+pub(super) fn run() -> impl Strategy<Value = Run> {
     let split = prop_oneof![3 => 1..6_usize, 1 => Just(1000)];
     let ends = prop_oneof![Just(Break::Stop), Just(Break::Crash)];
     (1..5_u16, proptest::collection::vec(split, 1..4), 1..6_u64, 0..2_u64, 0..101_usize, ends).prop_map(
@@ -83,11 +83,11 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 }
 
 /// The scenario, made ready: what is fed, and what must come out.
-struct Expected {
-    scripts: BTreeMap<String, Arc<Script>>,
-    output: RecordBatch,
-    late: Vec<i64>,
-    without_time: usize,
+pub(super) struct Expected {
+    pub(super) scripts: BTreeMap<String, Arc<Script>>,
+    pub(super) output: RecordBatch,
+    pub(super) late: Vec<i64>,
+    pub(super) without_time: usize,
 }
 
 fn table() -> RecordBatch {
@@ -140,7 +140,7 @@ impl Scenario {
         ticks * self.time.tick_ms()
     }
 
-    fn yaml(&self) -> String {
+    pub(super) fn yaml(&self) -> String {
         let mut yaml = String::from("name: oracle\nsources:\n");
         for source in self.sources() {
             yaml += &format!(
@@ -189,7 +189,7 @@ impl Scenario {
         scripts.collect()
     }
 
-    async fn expected(&self) -> Result<Expected, String> {
+    pub(super) async fn expected(&self) -> Result<Expected, String> {
         let scripts = self.scripts();
         let reference = Batch::new();
         reference.table("t", &table());
@@ -259,7 +259,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     Ok(())
 }
 
-fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -> Result<(), String> {
+pub(super) fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -> Result<(), String> {
     let mut done: BTreeMap<String, usize> = BTreeMap::new();
     for (index, run) in execution.runs.iter().enumerate() {
         let last = index + 1 == execution.runs.len();
@@ -308,12 +308,13 @@ fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(
     Ok(())
 }
 
-fn cases() -> u32 {
-    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
+/// How many cases are tried: `MILLSTREAM_ORACLE_CASES`, or `default`.
+pub(super) fn cases(default: u32) -> u32 {
+    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(default, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_comes_out_is_the_batch_answer_over_the_rows_that_were_on_time(scenario in scenario()) {
