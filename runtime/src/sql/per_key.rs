@@ -57,14 +57,14 @@ impl Columns {
 impl Lowering<'_> {
     /// Adds the nodes of DISTINCT and DISTINCT ON without a window, and returns the operator's.
     pub(crate) fn distinct_rows(&mut self, distinct: Distinct) -> Result<NodeId> {
-        let per_key = match distinct {
-            Distinct::All(input) => {
-                let keys = columns(input.schema());
-                PerKey { input: Arc::unwrap_or_clone(input), keys, order: vec![], limit: 1, rank: None }
-            }
+        let input = match distinct {
+            Distinct::All(input) => Arc::unwrap_or_clone(input),
             Distinct::On(on) => return self.distinct_on(on),
         };
-        self.per_key(per_key, None)
+        let passed = input.schema().fields().len();
+        let input = with_event_time(input)?;
+        let keys = columns(input.schema())[..passed].to_vec();
+        self.per_key(PerKey { input, keys, order: vec![], limit: 1, rank: None }, Some(passed))
     }
 
     fn distinct_on(&mut self, on: DistinctOn) -> Result<NodeId> {
@@ -225,6 +225,19 @@ impl Lowering<'_> {
             fingerprint: Some(fingerprint),
         };
         Ok(self.graph.add(node))
+    }
+}
+
+/// `plan` with the event time that it leaves out as its last column, where it leaves one out.
+fn with_event_time(plan: LogicalPlan) -> Result<LogicalPlan> {
+    let LogicalPlan::Projection(projection) = &plan else { return Ok(plan) };
+    match event_time(projection.input.schema()) {
+        Some((time, _)) if event_time(&projection.schema).is_none() => {
+            let expressions = projection.expr.iter().cloned().chain([time.alias("__time")]);
+            let input = LogicalPlanBuilder::from(projection.input.clone());
+            marks::settle(input.project(expressions.collect::<Vec<_>>())?.build()?)
+        }
+        _ => Ok(plan),
     }
 }
 

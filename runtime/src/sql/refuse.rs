@@ -71,11 +71,11 @@ impl Refusal {
             Self::Limit => "leave it out, or filter with WHERE",
             Self::NoWindow => {
                 "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, \
-                 window_end; or say how long a group is kept and when it is given out: `state: {ttl: 1h}` and \
-                 `emit: changes` on the step"
+                 window_end; or say on the step how long a group is kept and when it is given out: `state.ttl: 1h` and \
+                 `emit: changes`"
             }
             Self::TooManyRows(_) => "ask for fewer rows",
-            Self::NoFinal => "set `emit: changes` or `emit: {every: 5s}` on the step",
+            Self::NoFinal => "say on the step when results come: `emit: changes`, or `emit.every: 5s`",
             Self::Updates => "read its final rows only, with WHERE is_final",
             Self::GroupingSets => "write one step per grouping",
             Self::StreamJoin => {

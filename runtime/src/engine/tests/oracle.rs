@@ -105,7 +105,7 @@ fn table() -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), columns).unwrap()
 }
 
-const TABLE_JSON: &str = r#"{"tg":0,"name":"zero","w":0.5}
+pub(super) const TABLE_JSON: &str = r#"{"tg":0,"name":"zero","w":0.5}
 {"tg":1,"name":"one","w":-3.0}
 {"tg":1,"name":null,"w":10.0}
 {"tg":null,"name":"none","w":1.0}
