@@ -182,6 +182,27 @@ async fn key_partition_time_headers_and_tombstones_arrive() {
 }
 
 #[tokio::test]
+async fn a_message_whose_headers_are_all_null_arrives_without_one() {
+    let cluster = cluster("t", 1);
+    let rows = RecordBatch::try_from_iter_with_nullable([
+        ("k", Arc::new(StringArray::from(vec![None, Some("b")])) as ArrayRef, true),
+        ("at", Arc::new(TimestampMillisecondArray::from(vec![Some(1_700_000_000_000), None])), true),
+    ])
+    .unwrap();
+    // The first is sent by itself, for its time; the second for its header.
+    let mut sink = sink(&cluster, json!({"timestamp": "at", "headers": {"key": "<{k}>"}}), &rows).await;
+    assert!(sink.write(&rows).await.unwrap().is_empty());
+    assert!(sink.flush().await.unwrap().rejected.is_empty());
+    let mut source = source(&cluster, json!({}), true, 100).await;
+    let batches = take(&mut *source, 2).await;
+    let headers = batches.iter().flat_map(|batch| batch.metadata[6].as_list::<i32>().iter().collect::<Vec<_>>());
+    let counts: Vec<_> = headers.map(|headers| headers.map(|headers| headers.len())).collect();
+    assert_eq!(counts, [Some(0), Some(1)]);
+    source.close().await.unwrap();
+    sink.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn partitions_that_move_to_another_member_lose_and_repeat_nothing() {
     let cluster = cluster("t", 4);
     let mut sink = sink(&cluster, json!({"partitioner": "random"}), &numbered(0, 1)).await;

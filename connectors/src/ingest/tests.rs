@@ -526,25 +526,54 @@ async fn a_log_at_its_limit_is_full_until_the_pipeline_is_past_it() {
     assert!(matches!(error, IngestError::TooLarge { .. }));
 }
 
+/// A log of one segment that has no room for `LARGE` bytes, and has not been asked for it.
+async fn nearly_full(folder: &Path, config: &IngestConfig) -> Arc<IngestLog> {
+    let log = IngestLog::open(folder, config).unwrap();
+    while log.stats().bytes + LARGE as u64 <= config.max_bytes.0 {
+        append(&log, vec![message(vec![b'x'; LARGE / 2])]).await;
+    }
+    assert_eq!((log.stats().segments, log.stats().full), (1, false));
+    log
+}
+
+const LARGE: usize = 5000;
+
 #[tokio::test]
 async fn a_log_that_was_full_at_the_restart_opens_up_when_the_snapshot_is_past_it() {
     let folder = tempfile::tempdir().unwrap();
     let config = IngestConfig { segment_bytes: ByteSize(64 << 10), ..small() };
-    let log = IngestLog::open(folder.path(), &config).unwrap();
-    while let Ok(durable) = log.writer().append(vec![message(vec![b'x'; 5000])]).await {
-        durable.await.unwrap();
-    }
+    let log = nearly_full(folder.path(), &config).await;
     let end = log.stats().next_sequence;
     drop(log);
     let log = IngestLog::open(folder.path(), &config).unwrap();
     let _reader = open_reader(&log, &at(PARTITION, end)).await;
-    // The writer thread may have closed the segment, when the log was full, before the log was closed. Then it is deleted
-    // by now.
-    if let Err(full) = log.writer().append(vec![message(vec![b'x'; 5000])]).await {
-        assert_eq!(full, IngestError::Full);
-    }
+    // All of it is done with, but it is the segment that is being written: only this append closes it.
+    let full = log.writer().append(vec![message(vec![b'x'; LARGE])]).await;
+    assert_eq!(full.unwrap_err(), IngestError::Full);
     timeout(LONG, log.writer().room()).await.unwrap();
-    append(&log, vec![message(vec![b'x'; 5000])]).await;
+    append(&log, vec![message(vec![b'x'; LARGE])]).await;
+}
+
+#[tokio::test]
+async fn a_full_log_whose_segment_was_closed_before_the_restart_opens_up_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = IngestConfig { segment_bytes: ByteSize(64 << 10), ..small() };
+    let log = nearly_full(folder.path(), &config).await;
+    let end = log.stats().next_sequence;
+    let append_large = async |log: &Arc<IngestLog>| log.writer().append(vec![message(vec![b'x'; LARGE])]).await;
+    assert_eq!(append_large(&log).await.unwrap_err(), IngestError::Full);
+    let closed = async {
+        while log.stats().segments < 2 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    timeout(LONG, closed).await.unwrap();
+    drop(log);
+    let log = IngestLog::open(folder.path(), &config).unwrap();
+    assert_eq!(append_large(&log).await.unwrap_err(), IngestError::Full);
+    let _reader = open_reader(&log, &at(PARTITION, end)).await;
+    timeout(LONG, log.writer().room()).await.unwrap();
+    append_large(&log).await.unwrap().await.unwrap();
 }
 
 #[tokio::test]

@@ -198,6 +198,12 @@ impl Reports for Deliveries {
         // After the failures are known: whoever waits for the last message must see them.
         self.end(messages);
     }
+
+    fn died(&self, thread: &str) {
+        self.fail(format!(
+            "the thread {thread} of the Kafka sink has panicked; what was not acknowledged is written again"
+        ));
+    }
 }
 
 impl ClientContext for Deliveries {
@@ -210,5 +216,45 @@ impl ClientContext for Deliveries {
         if let Reaction::GiveUp(text) = self.health.report(code, reason) {
             self.fail(text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::super::connection::Identity;
+    use super::super::native::LastWords;
+    use super::*;
+
+    fn deliveries() -> Arc<Deliveries> {
+        let identity = Identity { pipeline: "p".into(), name: "k".into(), brokers: "b:9092".into() };
+        Arc::new(Deliveries::new(Health::new(identity)))
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_fails_what_is_under_way_at_once() {
+        let deliveries = deliveries();
+        deliveries.begin(1, 10);
+        let context = deliveries.clone();
+        let waiting = tokio::spawn(async move { context.all_done().await });
+        let last_words = LastWords { context: deliveries.clone(), thread: "kafka-sink" };
+        let thread = std::thread::spawn(move || {
+            let _last_words = last_words;
+            panic!("on purpose");
+        });
+        assert!(thread.join().is_err());
+        let flushed = tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("nobody waits for ever");
+        let error = flushed.unwrap().unwrap_err();
+        assert!(error.message.contains("the thread kafka-sink of the Kafka sink has panicked"), "{error}");
+        assert!(deliveries.room().await.is_err(), "and nothing more is taken");
+    }
+
+    #[test]
+    fn a_thread_that_ends_by_itself_says_nothing() {
+        let deliveries = deliveries();
+        drop(LastWords { context: deliveries.clone(), thread: "kafka-sink" });
+        assert!(deliveries.check().is_ok());
     }
 }

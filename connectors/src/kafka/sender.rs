@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::delivery::Deliveries;
-use super::native::BatchProducer;
+use super::native::{BatchProducer, LastWords};
 use super::record::Records;
 use super::sending::{Budget, Reached, Rows, hand_over};
 use crate::error::ConnectorError;
@@ -81,7 +81,10 @@ impl Sender {
         let for_thread = shared.clone();
         let thread = std::thread::Builder::new()
             .name("kafka-sink".to_owned())
-            .spawn(move || Sending { producer, shared: for_thread, pace }.run())
+            .spawn(move || {
+                let _last_words = LastWords { context: producer.context().clone(), thread: "kafka-sink" };
+                Sending { producer, shared: for_thread, pace }.run();
+            })
             .map_err(|error| ConnectorError::retry(format!("no thread for the Kafka sink: {error}")))?;
         Ok(Self { shared, deliveries, thread: Some(thread) })
     }

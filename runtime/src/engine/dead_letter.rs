@@ -14,9 +14,8 @@ use crate::engine::error::{Closed, RunError};
 use crate::engine::sink_task::WithRetry;
 use crate::metrics::PipelineMetrics;
 
-/// The last column of rows of which not all columns were decoded: the message that they came in, so that a letter about
-/// such a row has everything.
-pub(crate) const MESSAGE: &str = "__message";
+/// What the column [`message_column`] is known by, in its metadata: a column of the user's may have any name.
+const MESSAGE_MARK: &str = "millstream.message";
 /// The most letters waiting; a full box stops its senders.
 pub(crate) const LETTERS_WAITING_MAX: usize = 1024;
 /// The name of its sink in snapshots; no sink of a pipeline may have it.
@@ -43,13 +42,21 @@ impl Letter {
     /// A letter about the one row of `row`.
     pub(crate) fn row(component: String, reason: &str, row: &RecordBatch) -> Self {
         let mut letter = Self { component, reason: reason.to_owned(), payload: None, metadata: None, row: None };
-        let message = row.schema().index_of(MESSAGE).ok().filter(|_| row.num_rows() > 0);
+        let message = row.schema_ref().fields().iter().position(|field| field.metadata().contains_key(MESSAGE_MARK));
         let messages = message.and_then(|column| row.column(column).as_binary_opt::<i32>());
-        letter.payload = messages.filter(|m| !m.is_null(0)).map(|m| Bytes::copy_from_slice(m.value(0)));
+        let messages = messages.filter(|messages| !messages.is_empty() && messages.is_valid(0));
+        letter.payload = messages.map(|messages| Bytes::copy_from_slice(messages.value(0)));
         let columns = (0..row.num_columns()).filter(|column| Some(*column) != message).collect::<Vec<_>>();
         letter.row = Some(row.project(&columns).as_ref().map_or_else(ToString::to_string, as_json));
         letter
     }
+}
+
+/// The last column of rows of which not all columns were decoded: the message that they came in, so that a letter about
+/// such a row has everything.
+pub(crate) fn message_column() -> Field {
+    let mark = [(MESSAGE_MARK.to_owned(), String::new())];
+    Field::new("__message", DataType::Binary, true).with_metadata(mark.into())
 }
 
 /// The first row of `rows` as JSON text.
@@ -236,11 +243,28 @@ mod tests {
     #[test]
     fn a_letter_about_a_narrowed_row_has_the_whole_message() {
         let message = br#"{"a":1,"b":"not decoded"}"#;
-        let columns: [(_, ArrayRef); 2] =
-            [("a", Arc::new(Int64Array::from(vec![1]))), (MESSAGE, Arc::new(BinaryArray::from_vec(vec![message])))];
-        let letter = Letter::row("step q".into(), "late", &RecordBatch::try_from_iter(columns).unwrap());
+        let fields = vec![Field::new("a", DataType::Int64, true), message_column()];
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(Int64Array::from(vec![1])), Arc::new(BinaryArray::from_vec(vec![message]))];
+        let row = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap();
+        let letter = Letter::row("step q".into(), "late", &row);
         assert_eq!(letter.row.as_deref(), Some(r#"{"a":1}"#));
         assert_eq!(letter.payload.as_deref(), Some(&message[..]));
+    }
+
+    #[test]
+    fn a_column_of_the_same_name_is_a_column() {
+        let theirs: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"mine"]));
+        let row = RecordBatch::try_from_iter([("__message", theirs.clone())]).unwrap();
+        let letter = Letter::row("step q".into(), "late", &row);
+        assert_eq!((letter.row.as_deref(), letter.payload), (Some(r#"{"__message":"bWluZQ=="}"#), None));
+
+        let fields = vec![Field::new("__message", DataType::Binary, true), message_column()];
+        let ours: ArrayRef = Arc::new(BinaryArray::from_vec(vec![b"whole"]));
+        let row = RecordBatch::try_new(Arc::new(Schema::new(fields)), vec![theirs, ours]).unwrap();
+        let letter = Letter::row("step q".into(), "late", &row);
+        assert_eq!(letter.row.as_deref(), Some(r#"{"__message":"bWluZQ=="}"#));
+        assert_eq!(letter.payload.as_deref(), Some(&b"whole"[..]));
     }
 
     #[test]

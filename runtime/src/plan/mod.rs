@@ -28,7 +28,7 @@ use crate::sql::session;
 use crate::sql::tumble::Streams;
 use graph::Graph;
 pub(crate) use sinks::{DeadLetterPlan, Port, SinkPlan};
-pub(crate) use sources::{SourcePlan, TablePlan};
+pub(crate) use sources::{SourcePlan, TablePlan, key_of};
 
 /// What plans are built with: things of the daemon that outlive pipelines.
 #[derive(Clone)]

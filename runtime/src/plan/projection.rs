@@ -2,19 +2,20 @@
 //!
 //! DataFusion's optimizer says which columns of each stream a region reads. A source all of whose columns are not wanted
 //! is narrowed to those that are, and its decoder skips the rest. Two things keep more than the queries read: columns
-//! that are declared NOT NULL, because that is a demand on every message, and metadata, because it was chosen. So that a
-//! row that cannot go on is still whole in the dead letter, a narrowed row brings its message with it, in a last column
-//! ([`MESSAGE`]) that costs nothing where nobody looks at it: its bytes are those that were received.
+//! that are declared NOT NULL, because that is a demand on every message, and metadata, because it was chosen. What is
+//! skipped is judged by its syntax alone (JSON: RFC 8259; CSV: quotes, and how many fields there are), not by its type.
+//! So that a row that cannot go on is still whole in the dead letter, a narrowed row brings its message with it, in a
+//! last column ([`message_column`]) that costs nothing where nobody looks at it: its bytes are those that were received.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::Schema;
 use datafusion::common::Result;
 use millstream_connectors::config::SourceConfig;
 use millstream_connectors::format::FormatConfig;
 
-use crate::engine::dead_letter::MESSAGE;
+use crate::engine::dead_letter::message_column;
 use crate::engine::operator::{Narrowed, Wanted};
 use crate::plan::graph::{Graph, NodeId, NodeKind};
 use crate::plan::{Port, SinkPlan, SourcePlan};
@@ -77,7 +78,7 @@ fn narrow_source(graph: &mut Graph, id: NodeId, source: &mut SourcePlan, keep: &
     let decoded: Vec<usize> = keep.iter().copied().filter(|column| *column < declared).collect();
     source.decode.columns = Arc::new(source.decode.columns.project(&decoded)?);
     let mut fields: Vec<_> = source.schema.project(keep)?.fields().iter().cloned().collect();
-    fields.push(Arc::new(Field::new(MESSAGE, DataType::Binary, true)));
+    fields.push(Arc::new(message_column()));
     source.schema = Arc::new(Schema::new(fields));
     source.keeps_message = true;
     if let Some(event_time) = &mut source.event_time {

@@ -17,6 +17,7 @@ use crate::engine::operators::window_assign::WindowAssignPlan;
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::sql::EVENT_TIME;
 use crate::sql::marks;
+use crate::sql::pattern_node::PatternNode;
 use crate::sql::per_key;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
@@ -132,6 +133,9 @@ impl Lowering<'_> {
 
     /// Adds the nodes of a node of our own.
     fn extension(&mut self, extension: Extension) -> Result<NodeId> {
+        if let Some(node) = extension.node.as_any().downcast_ref::<PatternNode>() {
+            return self.pattern(node);
+        }
         Err(Refusal::Other(extension.node.name().to_owned()).into())
     }
 

@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::spec::problem::{Part, Problem, nearest};
+use crate::sql::pattern_syntax::{self, Exclusion};
 use crate::sql::problems::Context;
 use crate::sql::tumble;
 use crate::sql::wording::capitalised_down;
@@ -69,6 +70,10 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         let problem = problem("a step is one SELECT; sources, tables and sinks are declared in YAML".into());
         return Err(at(problem.hint(hint), first));
     }
+    let tokens = pattern_syntax::rewrite(tokens).map_err(|Exclusion(place)| {
+        let problem = problem("exclusions {- … -} in a pattern are not supported".into());
+        at(problem.hint("give CLASSIFIER() as a measure, and leave rows out by WHERE"), place)
+    })?;
     let mut statements = parse_tokens(state, context, tokens, last)?;
     match statements.pop() {
         Some(statement @ Statement::Query(_)) if statements.is_empty() => Ok(statement),

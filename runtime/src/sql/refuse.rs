@@ -89,9 +89,6 @@ impl Refusal {
             Self::Recursive => "leave RECURSIVE out; a step may read other steps",
             Self::LaterWindow(_) => "use TUMBLE(stream, ts, INTERVAL '1 minute')",
             Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
-            Self::Clause("MATCH_RECOGNIZE") => {
-                "aggregate in a window, or look for the pattern in a function of your own"
-            }
             Self::Clause("PIVOT" | "UNPIVOT") => "write one CASE WHEN … END per column",
             Self::Clause("TABLESAMPLE") => "filter with WHERE, such as WHERE random() < 0.1",
             Self::Clause("QUALIFY" | "WINDOW") => {

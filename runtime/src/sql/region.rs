@@ -51,6 +51,11 @@ impl Region {
         Ok(Self { plan, state, schema })
     }
 
+    /// What it does.
+    pub(crate) fn plan(&self) -> &LogicalPlan {
+        &self.plan
+    }
+
     /// The columns of the result.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema

@@ -137,6 +137,13 @@ pub(crate) fn as_slot(plan: &LogicalPlan, index: usize) -> Option<&TableScan> {
     any.downcast_ref::<SlotRelation>().is_some_and(|slot| slot.index == index).then_some(scan)
 }
 
+/// The number of the input that `scan` reads; `None` where it reads something else.
+pub(crate) fn as_any_slot(scan: &TableScan) -> Option<usize> {
+    let provider = datafusion::datasource::source_as_provider(&scan.source).ok()?;
+    let any: &dyn Any = provider.as_ref();
+    any.downcast_ref::<SlotRelation>().map(|slot| slot.index)
+}
+
 /// Where a leaf's rows come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Leaf {

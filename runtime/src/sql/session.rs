@@ -6,6 +6,7 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::sql::clock;
+use crate::sql::pattern_plan::PatternPlanner;
 use crate::sql::tumble::{Streams, TumblePlanner};
 
 /// The rows per batch inside a physical plan.
@@ -23,6 +24,7 @@ pub(crate) fn create(streams: Streams) -> datafusion::common::Result<SessionCont
     let mut state: SessionState = SessionStateBuilder::new().with_config(config).with_default_features().build();
     datafusion_functions_json::register_all(&mut state)?;
     state.register_relation_planner(Arc::new(TumblePlanner(streams)))?;
+    state.register_relation_planner(Arc::new(PatternPlanner))?;
     let context = SessionContext::new_with_state(state);
     for function in clock::functions() {
         context.register_udf(function);

@@ -97,6 +97,7 @@ pub(crate) fn aliases(statement: &Statement) -> Vec<String> {
                 | TableFactor::Derived { alias, .. }
                 | TableFactor::Function { alias, .. }
                 | TableFactor::UNNEST { alias, .. }
+                | TableFactor::MatchRecognize { alias, .. }
                 | TableFactor::NestedJoin { alias, .. } => alias.as_ref(),
                 _ => None,
             };
@@ -277,7 +278,6 @@ impl Visitor for Survey<'_> {
                     self.refuse(Refusal::LaterWindow(function.to_uppercase()), name.span());
                 }
             }
-            TableFactor::MatchRecognize { .. } => self.refuse(Refusal::Clause("MATCH_RECOGNIZE"), factor.span()),
             TableFactor::Pivot { .. } => self.refuse(Refusal::Clause("PIVOT"), factor.span()),
             TableFactor::Unpivot { .. } => self.refuse(Refusal::Clause("UNPIVOT"), factor.span()),
             TableFactor::Derived { lateral: true, .. } => self.refuse(Refusal::Clause("LATERAL"), factor.span()),

@@ -63,6 +63,48 @@ fn a_file_is_read_by_its_header_from_wherever_reading_goes_on() {
 }
 
 #[test]
+fn what_no_column_wants_need_not_fit_its_type() {
+    let options = DecodeOptions {
+        columns: schema(&[("ok", DataType::Boolean)]),
+        declared: columns(),
+        timestamp_units: BTreeMap::new(),
+    };
+    let mut decoder = format(json!("csv")).decoder(options).unwrap();
+    let mut decode = |messages: &[&[u8]]| decoder.decode(&BinaryArray::from_iter_values(messages));
+    let decoded = decode(&[b"a,no number,true", b",,f", b"\xff,1,t", b"\"a,\"\"b\",\"x\ny\",no"]);
+    assert_eq!(decoded.errors, []);
+    let expected = [true, false, true, false].map(|ok| format!(r#"{{"ok":{ok}}}"#));
+    assert_eq!(shown(&decoded.rows), expected);
+    assert!(decoded.message_of_row.is_none());
+
+    // How many fields there are is not skipped, nor is whether quotes are closed.
+    let decoded = decode(&[b"a,true", b"a,1,true,", b"true", b"a,\"1,true", b"a,1,true"]);
+    assert_eq!(shown(&decoded.rows), [r#"{"ok":true}"#]);
+    assert_eq!(decoded.message_of_row, Some(vec![4]));
+    let errors: Vec<_> = decoded.errors.iter().map(|error| (error.message, error.reason.as_str())).collect();
+    assert_eq!(
+        errors,
+        [
+            (0, "expected 3 fields, found 2"),
+            (1, "expected 3 fields, found 4"),
+            (2, "expected 3 fields, found 1"),
+            (3, "a quoted field is not closed (a line break within quotes splits lines)"),
+        ]
+    );
+}
+
+#[test]
+fn a_narrowed_file_counts_the_fields_of_its_header() {
+    let narrowed = schema(&[("n", DataType::Int64)]);
+    let options = DecodeOptions { columns: narrowed, declared: columns(), timestamp_units: BTreeMap::new() };
+    let mut decoder = format(json!("csv")).decoder(options).unwrap();
+    decoder.header(b"n,id,ok,extra");
+    let decoded = decoder.decode(&payloads(&["1,a,maybe,x", "2,b,t", "3,c,t,x"]));
+    assert_eq!(shown(&decoded.rows), [r#"{"n":1}"#, r#"{"n":3}"#]);
+    assert_eq!(reason(&decoded), "expected 4 fields, found 3");
+}
+
+#[test]
 fn messages_may_carry_their_own_headers() {
     let config = json!({"csv": {"header": true, "delimiter": ";", "comment": "#", "nulls": ["NA", ""]}});
     let first = "n;id;ok\n# nothing\n1;a;true\n2;NA;\n";

@@ -1,7 +1,8 @@
 //! Batches of librdkafka, which rdkafka does not offer: messages are taken and given many at a time.
 //!
-//! rdkafka stays what clients, groups, offsets and errors go through; here is only what runs per message. These are the
-//! connectors' only uses of unsafe code. `./dev memcheck` runs them under valgrind, against librdkafka's mock cluster.
+//! rdkafka stays what clients, groups, offsets and errors go through; here is only what runs per message. This is the
+//! largest part of the connectors' unsafe code; the rest is one call each in `mqtt/wire/gate.rs` and
+//! `format/json/string.rs`. `./dev memcheck` runs it under valgrind, against librdkafka's mock cluster.
 //!
 //! **Invariant:** nothing here outlives the client of librdkafka that it came from: each type owns that client, or is
 //! owned or borrowed by what does, and gives everything back before the client goes.
@@ -20,7 +21,7 @@ use rdkafka::types::{RDKafkaMessage, RDKafkaRespErr};
 pub(super) use self::consumer::{BatchConsumer, Served};
 pub(super) use self::message::Message;
 pub(super) use self::outgoing::{Extras, Outgoing};
-pub(super) use self::producer::{BatchProducer, Reports};
+pub(super) use self::producer::{BatchProducer, LastWords, Reports};
 pub(super) use self::queue::Inbox;
 
 /// The error of a message, if it has one.

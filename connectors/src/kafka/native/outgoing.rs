@@ -130,3 +130,14 @@ impl Drop for NativeHeaders {
         unsafe { sys::rd_kafka_headers_destroy(self.0.as_ptr()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_header_there_are_no_headers() {
+        assert!(NativeHeaders::new(&[]).is_none());
+        assert!(NativeHeaders::new(&[("app", "")]).is_some());
+    }
+}

@@ -35,6 +35,23 @@ pub(in crate::kafka) trait Reports: ClientContext + 'static {
 
     /// So many messages are no longer under way.
     fn done(&self, messages: usize);
+
+    /// A thread that sends or reports has panicked: of messages that are under way nothing more will be heard.
+    fn died(&self, thread: &str);
+}
+
+/// Tells [`Reports`] where the thread that has this panics.
+pub(in crate::kafka) struct LastWords<C: Reports> {
+    pub(in crate::kafka) context: Arc<C>,
+    pub(in crate::kafka) thread: &'static str,
+}
+
+impl<C: Reports> Drop for LastWords<C> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.context.died(self.thread);
+        }
+    }
 }
 
 /// A producer, with a thread that takes its reports.
@@ -85,6 +102,7 @@ impl<C: Reports> BatchProducer<C> {
         let thread = std::thread::Builder::new()
             .name("kafka-reports".to_owned())
             .spawn(move || {
+                let _last_words = LastWords { context: for_thread.client.context().clone(), thread: "kafka-reports" };
                 while !stopped.load(Ordering::Acquire) {
                     for_thread.serve(IDLE_WAIT);
                 }

@@ -20,8 +20,8 @@ use datafusion::physical_plan::PhysicalExpr;
 use crate::engine::error::RunError;
 use crate::engine::keyed::{EncodedKeys, KeyEncoder, KeyTable, Selection};
 use crate::engine::operator::{Description, Operator, OperatorPlan, Output, Site, StateSize};
-use crate::engine::operators::aggregate_state;
 use crate::engine::operators::window_parts::{Part, WindowKey, parts};
+use crate::engine::operators::{aggregate_state, packed};
 use crate::engine::times;
 use crate::sql::tumble::unit_ns;
 
@@ -198,7 +198,9 @@ impl WindowAggregate {
 
     /// New accumulators, one per aggregate.
     pub(super) fn accumulators(&self) -> DataFusionResult<Vec<Box<dyn GroupsAccumulator>>> {
-        self.plan.calls.iter().map(|call| accumulator(&call.aggregate)).collect()
+        let packed = packed::accumulators(&self.plan.calls, &self.plan.input);
+        let calls = self.plan.calls.iter().zip(packed);
+        calls.map(|(call, packed)| packed.map_or_else(|| accumulator(&call.aggregate), Ok)).collect()
     }
 
     /// The open window `key`, and what else is needed to put rows into it.

@@ -2,6 +2,8 @@
 
 pub(crate) mod aggregate;
 mod aggregate_state;
+mod packed;
+pub(crate) mod pattern;
 pub(crate) mod stateless;
 pub(crate) mod updating;
 pub(crate) mod window_assign;

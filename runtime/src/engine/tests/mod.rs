@@ -4,6 +4,7 @@ mod batch;
 mod harness;
 mod operators;
 mod oracle;
+mod oracle_match;
 mod oracle_updating;
 mod pieces;
 mod queries;

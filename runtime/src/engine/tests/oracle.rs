@@ -87,6 +87,7 @@ pub(super) struct Expected {
     pub(super) scripts: BTreeMap<String, Arc<Script>>,
     pub(super) output: RecordBatch,
     pub(super) late: Vec<i64>,
+    /// Rows that must be in the dead letter.
     pub(super) without_time: usize,
 }
 
@@ -290,7 +291,7 @@ pub(super) fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &E
     Ok(())
 }
 
-fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
+pub(super) fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
     compare(&world.taken("out").batches(), std::slice::from_ref(&expected.output))?;
     let mut late: Vec<i64> = world.taken("late").batches().iter().flat_map(ids).collect();
     late.sort_unstable();
@@ -308,13 +309,12 @@ fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(
     Ok(())
 }
 
-/// How many cases are tried: `MILLSTREAM_ORACLE_CASES`, or `default`.
-pub(super) fn cases(default: u32) -> u32 {
-    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(default, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
+pub(super) fn cases() -> u32 {
+    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_comes_out_is_the_batch_answer_over_the_rows_that_were_on_time(scenario in scenario()) {

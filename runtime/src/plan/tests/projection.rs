@@ -71,6 +71,14 @@ fn metadata_and_columns_that_must_not_be_null_stay() {
 }
 
 #[test]
+fn a_column_may_have_the_name_of_the_message() {
+    let columns = "__message: text, ts: timestamp, b: text";
+    let (decoded, rows) = decoded_of(columns, step("SELECT __message FROM s"));
+    assert_eq!(decoded, ["__message", "ts"]);
+    assert_eq!(rows, ["__message", "ts", "__message"]);
+}
+
+#[test]
 fn everything_is_decoded_where_everything_is_wanted() {
     let all = ["a", "ts", "b", "c", "d"];
     assert_eq!(decoded(step("SELECT * FROM s")), (all.map(str::to_owned).to_vec(), all.map(str::to_owned).to_vec()));

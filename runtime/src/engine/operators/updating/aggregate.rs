@@ -208,10 +208,11 @@ impl UpdatingAggregate {
         let times = self.times(batch)?;
         self.intern(NO_WINDOW, Selection::Range { start: 0, len: batch.num_rows() });
         let numbers = std::mem::take(&mut self.numbers);
+        let watermark = if self.plan.event_time { self.watermark } else { i64::MIN };
         let mut first = 0;
         for (row, (number, time)) in numbers.iter().zip(times).enumerate() {
             let group = *number as u32;
-            if self.retention.is_over(group, time) {
+            if self.retention.is_over(group, time, watermark) {
                 // Its row begins a new group.
                 self.update_rows(arguments, first..row, &numbers)?;
                 first = row;

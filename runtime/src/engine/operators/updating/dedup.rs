@@ -194,11 +194,14 @@ impl Dedup {
     /// Gives out the rows that are the first of their keys.
     fn pass(&mut self, batch: &RecordBatch, times: &[i64], out: &mut Output) -> DataFusionResult<()> {
         self.keys.intern(batch)?;
+        // What goes through in order is behind the watermark already.
+        let by_arrival = self.plan.order.is_none() && self.plan.time.is_some();
+        let watermark = if by_arrival { self.watermark } else { i64::MIN };
         let retention = &mut self.keys.retention;
         let mut first = Vec::new();
         for (row, (number, time)) in self.keys.numbers.iter().zip(times).enumerate() {
             let key = *number as u32;
-            if !retention.is_live(key) || retention.is_over(key, *time) {
+            if !retention.is_live(key) || retention.is_over(key, *time, watermark) {
                 first.push(row as u32);
             }
             retention.touch(key, *time);

@@ -70,11 +70,16 @@ impl Retention {
         self.start.map(|start| i64::try_from(now.duration_since(start).as_nanos()).unwrap_or(i64::MAX))
     }
 
-    /// True where a row of `key` at `time` comes too late to belong to those before it.
+    /// True where a row of `key` at `time` does not belong to those before it: it is further behind them than the
+    /// time-to-live, or `watermark` has freed them.
     #[inline]
-    pub(super) fn is_over(&self, key: u32, time: i64) -> bool {
+    pub(super) fn is_over(&self, key: u32, time: i64, watermark: i64) -> bool {
         let newest = self.newest(key);
-        newest != FREE && self.ttl.is_some_and(|ttl| time > newest.saturating_add(ttl))
+        let Some(last) = self.ttl.map(|ttl| newest.saturating_add(ttl)).filter(|_| newest != FREE) else {
+            return false;
+        };
+        // Where late rows are all that comes, the watermark is not said anew.
+        time > last || (watermark > last && self.over(newest.div_euclid(self.width)).is_some_and(|o| o < watermark))
     }
 
     /// A row of `key` has come with this time.
@@ -157,7 +162,8 @@ mod tests {
         kept.touch(1, 700);
         kept.touch(0, 300);
         assert_eq!(kept.expire(940), Vec::<u32>::new());
-        assert_eq!((kept.is_over(0, 940), kept.is_over(0, 941)), (false, true));
+        assert_eq!((kept.is_over(0, 940, 0), kept.is_over(0, 941, 0)), (false, true));
+        assert_eq!((kept.is_over(0, 300, 950), kept.is_over(0, 300, 951)), (false, true));
         assert_eq!(kept.expire(951), [0]);
         assert_eq!((kept.live(), kept.is_live(0), kept.is_live(1)), (1, false, true));
         kept.touch(0, 960);

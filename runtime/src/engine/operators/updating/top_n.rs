@@ -155,10 +155,11 @@ impl TopN {
         let columns: Vec<ArrayRef> = self.plan.order.iter().map(|(column, _)| batch.column(*column).clone()).collect();
         let order = self.order.convert_columns(&columns)?;
         let numbers = std::mem::take(&mut self.keys.numbers);
+        let watermark = if self.plan.time.is_some() { self.watermark } else { i64::MIN };
         let mut touched = Vec::new();
         for (row, (number, time)) in numbers.iter().zip(times).enumerate() {
             let key = *number as u32;
-            if self.keys.retention.is_over(key, time) {
+            if self.keys.retention.is_over(key, time, watermark) {
                 // Its row begins anew.
                 self.settle(batch, &mut touched)?;
                 self.keys.retention.free(key);

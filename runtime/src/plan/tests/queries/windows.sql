@@ -2,8 +2,6 @@ SELECT device FROM HOP(readings, ts, INTERVAL '1 minute', INTERVAL '2 minutes')
 --
 SELECT device FROM SESSION(readings, ts, INTERVAL '1 minute')
 --
-SELECT * FROM readings MATCH_RECOGNIZE (PARTITION BY device ORDER BY ts MEASURES A.temp AS t PATTERN (A B+) DEFINE A AS temp > 3)
---
 SELECT window_start, count(*) FROM TUMBLE(readings, ts, INTERVAL '0 seconds') GROUP BY window_start, window_end
 --
 SELECT window_start, count(*) FROM TUMBLE(readings, ts, INTERVAL '-5 seconds') GROUP BY window_start, window_end
