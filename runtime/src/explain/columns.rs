@@ -2,8 +2,8 @@
 
 use arrow::datatypes::Fields;
 
-use super::is_hidden;
 use super::model::Column;
+use crate::engine::dead_letter;
 use crate::engine::times;
 use crate::plan::graph::{Graph, NodeId, NodeKind};
 use crate::sql::marks;
@@ -93,7 +93,7 @@ impl<'a> Columns<'a> {
 
 /// The columns `fields`; `is` says what they are.
 pub(super) fn told(fields: &Fields, is: Option<&[String]>) -> Vec<Column> {
-    let told = fields.iter().enumerate().filter(|(_, field)| !is_hidden(field.name())).map(|(index, field)| {
+    let told = fields.iter().enumerate().filter(|(_, field)| !dead_letter::is_message(field)).map(|(index, field)| {
         let expression = is.and_then(|is| is.get(index));
         Column {
             name: tidy(field.name()),

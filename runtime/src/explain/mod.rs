@@ -12,7 +12,6 @@ mod tests;
 mod text;
 
 use crate::engine::assembly;
-use crate::engine::dead_letter::MESSAGE;
 use crate::engine::times;
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::plan::{Plan, Port, SourcePlan, key_of};
@@ -235,9 +234,4 @@ fn source_of(plan: &SourcePlan) -> Source {
         metadata: plan.metadata.iter().map(|(column, _)| column.clone()).collect(),
         event_time,
     }
-}
-
-/// True for a column that the engine adds for itself.
-fn is_hidden(name: &str) -> bool {
-    name == MESSAGE
 }
