@@ -6,8 +6,8 @@ use std::fmt;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use tokio::time::Instant;
 use datafusion::common::Result as DataFusionResult;
+use tokio::time::Instant;
 
 use crate::engine::dead_letter::Letter;
 use crate::engine::error::RunError;

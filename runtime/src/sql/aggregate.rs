@@ -14,9 +14,9 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 
 use crate::engine::operator::OperatorPlan;
+use crate::engine::operators::aggregate::{AggregateCall, AggregatePlan, OutputColumn};
 use crate::engine::operators::updating::aggregate::UpdatingAggregatePlan;
 use crate::engine::operators::updating::emission::Emit;
-use crate::engine::operators::aggregate::{AggregateCall, AggregatePlan, OutputColumn};
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::sql::WINDOW_BOUND;
 use crate::sql::lower::{Lowering, without_event_time};

@@ -21,8 +21,8 @@ use crate::sql::pattern_node::PatternNode;
 use crate::sql::per_key;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
-use crate::sql::updating::{self, Lowered, Settings};
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
+use crate::sql::updating::{self, Lowered, Settings};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::compute::SortOptions;
-use arrow::datatypes::{DataType, Field, Schema};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{Column, DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Sort, WindowFunction};
 use datafusion::logical_expr::utils::split_conjunction;
@@ -142,90 +142,78 @@ impl Lowering<'_> {
         let mut all = Columns { expressions: columns(&schema) };
         let passed = passed.unwrap_or(all.expressions.len());
         let keys: Vec<usize> = keys.iter().map(|key| all.number(key)).collect();
-        let by: Vec<(usize, SortOptions)> = order
-            .iter()
-            .map(|sort| {
-                let options = SortOptions { descending: !sort.asc, nulls_first: sort.nulls_first };
-                (all.number(&sort.expr), options)
-            })
-            .collect();
-        // The order's own event time, or else the first one.
-        let first = order.first().filter(|sort| sort.asc && limit == 1);
-        let ordered = first.and_then(|sort| {
-            let field = sort.expr.to_field(schema.as_ref()).ok()?.1;
-            Some((sort.expr.clone(), marks::lag(&field)?))
+        let by = order.iter().map(|sort| {
+            let options = SortOptions { descending: !sort.asc, nulls_first: sort.nulls_first };
+            (all.number(&sort.expr), options)
         });
-        let ordered = ordered.filter(|(expression, _)| matches!(expression, Expr::Column(_)));
+        let by: Vec<(usize, SortOptions)> = by.collect();
+        let ordered = first_in_time(&order, limit, &schema);
         let is_first = ordered.is_some() || order.is_empty() && limit == 1;
+        // The order's own event time, or else the first one.
         let time = ordered.or_else(|| event_time(&schema));
         let (time, lag) = time.map(|(time, lag)| (all.number(&time), lag)).unzip();
-        let text = format!("{ttl:?} {limit} {keys:?} {by:?} {:?} {rank:?} {input}", all.expressions);
+        let text = format!("per key 1 {is_first} {limit} {keys:?} {by:?} {:?} {rank:?} {input}", all.expressions);
         let emit = if is_first { Emit::Final } else { self.emit() };
         if !is_first && !emit.updates() && !self.reads_to_end(&input) {
             return Err(Refusal::NoFinal.into());
         }
         let before = LogicalPlanBuilder::from(input).project(all.expressions)?.build()?;
         let node = self.region(before, Some("input"))?;
-        let physical = self.graph.nodes[node].schema.clone();
+        let input = self.graph.nodes[node].schema.clone();
         let ranked = rank.is_some();
-        let ordered_by = is_first && !by.is_empty();
-        let mut fields = Vec::new();
-        for (index, field) in physical.fields()[..passed].iter().enumerate() {
-            fields.push(match (is_first, ordered_by) {
-                (true, false) => field.as_ref().clone(),
-                // What waited for the watermark is in the order of that time only.
-                (true, true) if Some(index) == time => {
-                    let mut metadata = field.metadata().clone();
-                    metadata.extend(marks::event_time(0));
-                    field.as_ref().clone().with_metadata(metadata)
-                }
-                _ => unmarked(field),
-            });
-        }
-        fields.extend(rank);
-        fields.extend(final_field(emit));
-        let output = Arc::new(Schema::new(fields));
+        let waits = (is_first && !by.is_empty()).then_some(time).flatten();
+        let schema = output_schema(&input.fields()[..passed], is_first, waits, rank, emit);
+        let (columns, node_keys) = (schema.clone(), keys.clone());
         let plan: Box<dyn OperatorPlan> = if is_first {
-            Box::new(DedupPlan {
-                input: physical.clone(),
-                passed,
-                keys: keys.clone(),
-                time,
-                order: ordered_by.then(|| by[1..].to_vec()),
-                ranked,
-                ttl,
-                schema: output.clone(),
-            })
+            let order = waits.map(|_| by[1..].to_vec());
+            Box::new(DedupPlan { input, passed, keys, time, order, ranked, ttl, schema: columns })
         } else {
-            let plan = TopNPlan {
-                input: physical.clone(),
-                passed,
-                keys: keys.clone(),
-                order: by,
-                limit,
-                ranked,
-                time,
-                ttl,
-                emit,
-                schema: output.clone(),
-            };
+            let order = by;
+            let plan = TopNPlan { input, passed, keys, order, limit, ranked, time, ttl, emit, schema: columns };
             // A column that cannot be kept as bytes is said now.
             plan.converter()?;
             Box::new(plan)
         };
-        let fingerprint = blake3::hash(format!("per key 1 {is_first} {text}").as_bytes()).to_hex()[..16].to_owned();
         let node = Node {
             name: self.name(if is_first { "first" } else { "top" }),
             step: Some(self.step.to_owned()),
             inputs: vec![node],
-            keys: Some(vec![keys]),
+            keys: Some(vec![node_keys]),
             lags: lag.into_iter().collect(),
-            schema: output,
+            schema,
             kind: NodeKind::Operator(plan),
-            fingerprint: Some(fingerprint),
+            fingerprint: Some(blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()),
         };
         Ok(self.graph.add(node))
     }
+}
+
+/// The event time by which one row per key is the first, and how far behind the watermark it may be.
+fn first_in_time(order: &[Sort], limit: usize, schema: &DFSchema) -> Option<(Expr, i64)> {
+    let sort = order.first().filter(|sort| sort.asc && limit == 1 && matches!(sort.expr, Expr::Column(_)))?;
+    let (_, field) = sort.expr.to_field(schema).ok()?;
+    Some((sort.expr.clone(), marks::lag(&field)?))
+}
+
+/// The columns `passed` with those that the operator adds. Where its rows wait for the watermark, by the column `waits`,
+/// they are in the order of that time only.
+fn output_schema(
+    passed: &[Arc<Field>],
+    is_first: bool,
+    waits: Option<usize>,
+    rank: Option<Field>,
+    emit: Emit,
+) -> SchemaRef {
+    let passed = passed.iter().enumerate().map(|(index, field)| match (is_first, waits) {
+        (true, None) => field.as_ref().clone(),
+        (true, Some(time)) if time == index => {
+            let mut metadata = field.metadata().clone();
+            metadata.extend(marks::event_time(0));
+            field.as_ref().clone().with_metadata(metadata)
+        }
+        _ => unmarked(field),
+    });
+    Arc::new(Schema::new(passed.chain(rank).chain(final_field(emit)).collect::<Vec<_>>()))
 }
 
 /// `plan` with the event time that it leaves out as its last column, where it leaves one out.
@@ -243,7 +231,10 @@ fn with_event_time(plan: LogicalPlan) -> Result<LogicalPlan> {
 
 fn columns(schema: &DFSchema) -> Vec<Expr> {
     let column = |(qualifier, field): (Option<&_>, &Arc<Field>)| {
-        Expr::Column(Column::new(Option::<&datafusion::common::TableReference>::cloned(qualifier), field.name().clone()))
+        Expr::Column(Column::new(
+            Option::<&datafusion::common::TableReference>::cloned(qualifier),
+            field.name().clone(),
+        ))
     };
     schema.iter().map(column).collect()
 }

@@ -62,7 +62,7 @@ impl Refusal {
             Self::NoStream => "name a source (without `table:`) or another step in FROM",
             Self::Distinct => {
                 "group in a window: SELECT …, window_start FROM TUMBLE(stream, ts, INTERVAL '1 minute') \
-                 GROUP BY …, window_start, window_end"
+                 GROUP BY …, window_start, window_end; or say on the step how long a row is remembered: `state.ttl: 1h`"
             }
             Self::Over => {
                 "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"

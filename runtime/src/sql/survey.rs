@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, Join, JoinOperator, Query, Select, SetExpr,
-    SetOperator, SetQuantifier, Spanned, Statement, TableFactor, TableFunctionArgs, Visit, Visitor,
+    Expr, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, Join, JoinOperator, Query, Select, SetExpr, SetOperator,
+    SetQuantifier, Spanned, Statement, TableFactor, TableFunctionArgs, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 

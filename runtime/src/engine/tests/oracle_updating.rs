@@ -25,17 +25,34 @@ const LONG: i64 = 1_000_000;
 #[derive(Debug, Clone)]
 enum Kind {
     /// Windows with early results.
-    Window { last: Last },
+    Window {
+        last: Last,
+    },
     /// Groups without a window that are kept for ever.
-    Group { sql: &'static str, keys: usize },
+    Group {
+        sql: &'static str,
+        keys: usize,
+    },
     /// Groups without a window that are freed.
-    GroupFor { ttl: i64 },
-    Distinct { sql: &'static str },
-    DistinctFor { ttl: i64 },
+    GroupFor {
+        ttl: i64,
+    },
+    Distinct {
+        sql: &'static str,
+    },
+    DistinctFor {
+        ttl: i64,
+    },
     /// The first row per key by event time.
-    First { sql: &'static str, ttl: i64 },
+    First {
+        sql: &'static str,
+        ttl: i64,
+    },
     /// The first rows per key by another order; the rank is behind the keys.
-    Top { sql: &'static str, keys: usize },
+    Top {
+        sql: &'static str,
+        keys: usize,
+    },
 }
 
 const GROUPS: &[(&str, usize)] = &[
@@ -45,7 +62,10 @@ const GROUPS: &[(&str, usize)] = &[
     ("SELECT upper(k) AS u, last_value(id ORDER BY ts, id) AS l, sum(d) AS d FROM s GROUP BY upper(k) HAVING true", 1),
     ("SELECT b FROM s GROUP BY b", 1),
     ("SELECT x.k, name, c FROM (SELECT k, g, count(n) AS c FROM s GROUP BY k, g) x JOIN t ON x.g = tg", 2),
-    ("SELECT k, count(*) FILTER (WHERE b) AS c FROM s GROUP BY k UNION ALL SELECT 'n' || coalesce(g, 9), sum(n) FROM s GROUP BY coalesce(g, 9)", 1),
+    (
+        "SELECT k, count(*) FILTER (WHERE b) AS c FROM s GROUP BY k UNION ALL SELECT 'n' || coalesce(g, 9), sum(n) FROM s GROUP BY coalesce(g, 9)",
+        1,
+    ),
 ];
 
 const DISTINCTS: &[&str] = &[
@@ -62,10 +82,19 @@ const FIRSTS: &[&str] = &[
 ];
 
 const TOPS: &[(&str, usize)] = &[
-    ("SELECT k, id, g FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY k ORDER BY ts DESC, id DESC) AS rn FROM s) x WHERE rn = 1", 1),
-    ("SELECT k, rn, id, v FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY k ORDER BY v DESC NULLS LAST, id) AS rn FROM s) WHERE rn <= 2", 2),
+    (
+        "SELECT k, id, g FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY k ORDER BY ts DESC, id DESC) AS rn FROM s) x WHERE rn = 1",
+        1,
+    ),
+    (
+        "SELECT k, rn, id, v FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY k ORDER BY v DESC NULLS LAST, id) AS rn FROM s) WHERE rn <= 2",
+        2,
+    ),
     ("SELECT DISTINCT ON (g) g, id, v FROM s ORDER BY g, n, id", 1),
-    ("SELECT upper(k) AS u, r, tags, id FROM (SELECT k, tags, id, ROW_NUMBER() OVER (PARTITION BY upper(k) ORDER BY tags, id DESC) AS r FROM s) WHERE r < 4 AND id >= 0", 2),
+    (
+        "SELECT upper(k) AS u, r, tags, id FROM (SELECT k, tags, id, ROW_NUMBER() OVER (PARTITION BY upper(k) ORDER BY tags, id DESC) AS r FROM s) WHERE r < 4 AND id >= 0",
+        2,
+    ),
 ];
 
 #[derive(Debug, Clone)]
@@ -201,9 +230,7 @@ impl Case {
                 reference.query(sql).await?
             }
             Kind::GroupFor { ttl } => groups(&rows, &keys, &arrivals, *ttl * self.tick_ns()),
-            Kind::DistinctFor { ttl } => {
-                groups(&rows, &keys, &arrivals, *ttl * self.tick_ns()).project(&[0]).unwrap()
-            }
+            Kind::DistinctFor { ttl } => groups(&rows, &keys, &arrivals, *ttl * self.tick_ns()).project(&[0]).unwrap(),
             Kind::First { ttl, .. } => {
                 late = arrivals.iter().filter(|row| row.is_late()).map(|row| row.id).collect();
                 let first = first(&keys, &arrivals, *ttl * self.tick_ns());
@@ -366,8 +393,7 @@ fn check(case: &Case) -> Result<(), String> {
         plan.data_dir = folder.path().join(format!("data-{number}"));
         let world = World { scripts: expected.scripts.clone(), ..World::default() };
         execute(&mut plan, &world, execution)?;
-        verify(case, &world, &expected, execution)
-            .map_err(|error| format!("execution {number}: {error}\n{yaml}"))?;
+        verify(case, &world, &expected, execution).map_err(|error| format!("execution {number}: {error}\n{yaml}"))?;
     }
     Ok(())
 }

@@ -160,12 +160,7 @@ impl UpdatingAggregate {
         Ok(())
     }
 
-    fn update_windows(
-        &mut self,
-        batch: &RecordBatch,
-        arguments: &Arguments,
-        out: &mut Output,
-    ) -> DataFusionResult<()> {
+    fn update_windows(&mut self, batch: &RecordBatch, arguments: &Arguments, out: &mut Output) -> DataFusionResult<()> {
         let (starts, ends) = (batch.column(self.plan.keys), batch.column(self.plan.keys + 1));
         for part in parts(times::values(ends)?, times::values(starts)?) {
             if part.window.0.saturating_mul(self.unit_ns) <= self.watermark {

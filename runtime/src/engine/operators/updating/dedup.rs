@@ -146,9 +146,8 @@ impl Dedup {
             let row = batch.slice(row, 1).project(&(0..self.plan.passed).collect::<Vec<_>>())?;
             out.letters.push(Letter::row(format!("step {}", self.site.step), reason, &row));
         }
-        let late = BooleanArray::from_iter(
-            (0..count).map(|row| Some(column.is_valid(row) && times[row] < self.watermark)),
-        );
+        let late =
+            BooleanArray::from_iter((0..count).map(|row| Some(column.is_valid(row) && times[row] < self.watermark)));
         if late.true_count() > 0 {
             let rows = filter_record_batch(&batch, &late)?;
             let columns = rows.columns()[..self.plan.passed].to_vec();
@@ -250,8 +249,7 @@ impl Dedup {
         for Waiting { rows, times, .. } in &self.waiting {
             for start in (0..rows.num_rows()).step_by(STATE_ROWS_MAX) {
                 let len = STATE_ROWS_MAX.min(rows.num_rows() - start);
-                let mut columns: Vec<ArrayRef> =
-                    vec![Arc::new(Int64Array::from(times[start..start + len].to_vec()))];
+                let mut columns: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(times[start..start + len].to_vec()))];
                 columns.extend(rows.columns().iter().map(|column| column.slice(start, len)));
                 batches.push(RecordBatch::try_new(waiting.clone(), columns)?);
             }
@@ -261,9 +259,14 @@ impl Dedup {
 
     fn waiting_schema(&self) -> SchemaRef {
         let mut fields = vec![Arc::new(Field::new(WAITING, DataType::Int64, false))];
-        fields.extend(self.plan.input.fields().iter().enumerate().map(|(index, field)| {
-            Arc::new(Field::new(format!("c{index}"), field.data_type().clone(), true))
-        }));
+        fields.extend(
+            self.plan
+                .input
+                .fields()
+                .iter()
+                .enumerate()
+                .map(|(index, field)| Arc::new(Field::new(format!("c{index}"), field.data_type().clone(), true))),
+        );
         Arc::new(Schema::new(fields))
     }
 

@@ -120,12 +120,7 @@ impl Groups {
     }
 
     /// Adds rows of state: by aggregate its columns, and the group of each row.
-    pub(super) fn merge(
-        &mut self,
-        calls: &[AggregateCall],
-        states: &[Vec<ArrayRef>],
-        numbers: &[usize],
-    ) -> Result<()> {
+    pub(super) fn merge(&mut self, calls: &[AggregateCall], states: &[Vec<ArrayRef>], numbers: &[usize]) -> Result<()> {
         let count = self.table.as_ref().map_or(1, KeyTable::len);
         self.grow(calls, count)?;
         for (page, rows, slots) in by_page(None, numbers) {

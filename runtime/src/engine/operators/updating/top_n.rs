@@ -298,9 +298,14 @@ impl TopN {
     fn state_schema(&self) -> SchemaRef {
         let mut fields =
             vec![Field::new("newest", DataType::Int64, false), Field::new("given", DataType::Boolean, false)];
-        fields.extend(self.plan.input.fields().iter().enumerate().map(|(index, field)| {
-            Field::new(format!("c{index}"), field.data_type().clone(), true)
-        }));
+        fields.extend(
+            self.plan
+                .input
+                .fields()
+                .iter()
+                .enumerate()
+                .map(|(index, field)| Field::new(format!("c{index}"), field.data_type().clone(), true)),
+        );
         Arc::new(Schema::new(fields))
     }
 
