@@ -67,10 +67,19 @@ fn stateless(criterion: &mut Criterion) {
 const TUMBLE: &str = "SELECT {KEY} window_end, avg(temp) AS a, max(temp) AS m, count(*) AS n \
                       FROM TUMBLE(s, ts, INTERVAL '{SIZE} milliseconds') GROUP BY {KEY} window_start, window_end";
 
+/// Windows of five slides.
+const HOP: &str = "SELECT {KEY} window_end, count(*) AS n FROM HOP(s, ts, INTERVAL '{SIZE} milliseconds', \
+                   INTERVAL '{SIZES} milliseconds') GROUP BY {KEY} window_start, window_end";
+
 /// Rows over ten windows that are closed one by one. One round of it gives so many windows of results.
 fn tumbling(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, key: &str, keys: u64, rows: usize) {
+    windows(group, name, &TUMBLE.replace("{KEY}", key), keys, rows);
+}
+
+/// The same for `sql` with windows (or slides) of `{SIZE}`.
+fn windows(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, sql: &str, keys: u64, rows: usize) {
     let window_ms = (rows * BATCH / 10) as i64;
-    let sql = TUMBLE.replace("{KEY}", key).replace("{SIZE}", &window_ms.to_string());
+    let sql = sql.replace("{SIZE}", &window_ms.to_string()).replace("{SIZES}", &(5 * window_ms).to_string());
     let mut steps = steps(&sql);
     let mut start = START_MS / window_ms * window_ms;
     group.throughput(Throughput::Elements((rows * BATCH) as u64));
@@ -101,6 +110,10 @@ fn aggregate(criterion: &mut Criterion) {
     tumbling(&mut group, "number_1k", "seq,", 1000, 16);
     tumbling(&mut group, "text_and_number_1k", "device, seq,", 1000, 16);
     tumbling(&mut group, "no_key", "", 1000, 16);
+    group.finish();
+    let mut group = criterion.benchmark_group("hop");
+    group.sample_size(20);
+    windows(&mut group, "number_1k_by_5", &HOP.replace("{KEY}", "seq,"), 1000, 16);
 }
 
 /// Rows for groups that are there already, whatever their number: what a row costs.

@@ -20,3 +20,4 @@ mod machine_temperature;
 mod nexmark;
 mod reload;
 mod shutdown;
+mod whole_sql;

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::{Column, DataFusionError, Result};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use datafusion::common::{Column, DataFusionError, ExprSchema, Result, TableReference};
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -18,10 +18,12 @@ use crate::engine::operators::aggregate::{AggregateCall, AggregatePlan, OutputCo
 use crate::engine::operators::updating::aggregate::UpdatingAggregatePlan;
 use crate::engine::operators::updating::emission::Emit;
 use crate::plan::graph::{Node, NodeId, NodeKind};
-use crate::sql::WINDOW_BOUND;
-use crate::sql::lower::{Lowering, without_event_time};
+use crate::sql::WINDOW_PAIR;
+use crate::sql::lower::Lowering;
 use crate::sql::refuse::Refusal;
 use crate::sql::updating;
+use crate::sql::windows::bins::AssignNode;
+use crate::sql::windows::{bound, panes};
 
 /// What the region before the operator computes, column by column.
 pub(crate) struct Inputs {
@@ -52,6 +54,13 @@ impl Lowering<'_> {
             return self.group_by(aggregate);
         }
         let groups = groups(&aggregate)?;
+        let emit = self.emit();
+        // Early results are those of windows, not of their panes.
+        let pre_aggregated = if emit.updates() { None } else { panes::pre_aggregated(&aggregate)? };
+        let (panes, aggregate) = match pre_aggregated {
+            Some((windows, aggregate)) => (Some(windows), aggregate),
+            None => (None, aggregate),
+        };
         let simplifier =
             ExprSimplifier::new(SimplifyContext::builder().with_schema(aggregate.input.schema().clone()).build());
         let mut inputs = Inputs { expressions: Vec::new() };
@@ -71,14 +80,13 @@ impl Lowering<'_> {
         if output.len() != aggregate.schema.fields().len() {
             return Err(DataFusionError::Internal("an aggregate's columns are not its groups and its results".into()));
         }
-        let emit = self.emit();
         let schema = output_schema(&aggregate, emit);
         // Its own step's late rows leave before it.
         let late = !self.windows_are_own(input);
         let fingerprint = self.fingerprint(&aggregate, emit);
         let (input_schema, columns) = (physical, schema.clone());
         let plan: Box<dyn OperatorPlan> = match emit.updates() {
-            false => Box::new(AggregatePlan { input: input_schema, keys, calls, output, schema: columns, late }),
+            false => Box::new(AggregatePlan { input: input_schema, keys, calls, output, schema: columns, late, panes }),
             true => Box::new(UpdatingAggregatePlan {
                 input: input_schema,
                 keys,
@@ -107,14 +115,19 @@ impl Lowering<'_> {
 
     /// What the operator's state depends on: window, keys, aggregates, their types, and the modules that they call.
     pub(crate) fn fingerprint(&self, aggregate: &Aggregate, emit: Emit) -> String {
-        let mut text = String::from(if emit.updates() { "updating aggregate 1\n" } else { "aggregate 2\n" });
+        let mut text = String::from(if emit.updates() { "updating aggregate 1\n" } else { "aggregate 3\n" });
         let mut windows = Vec::new();
         let walked = datafusion::common::tree_node::TreeNode::apply(aggregate.input.as_ref(), |node: &LogicalPlan| {
             if let Some((_, provider)) = crate::sql::relation::as_stream(node)
                 && let Some(window) =
                     crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
             {
-                windows.push(format!("tumble {} {}", window.size_ns, window.offset_ns));
+                windows.push(format!("{}{}", window.kind.identity(), if window.panes { " in panes" } else { "" }));
+            }
+            if let LogicalPlan::Extension(extension) = node
+                && let Some(node) = extension.node.as_any().downcast_ref::<AssignNode>()
+            {
+                windows.push(node.window.kind.identity());
             }
             Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
         });
@@ -137,7 +150,7 @@ impl Lowering<'_> {
 
 /// The output's columns; where `emit` gives updates, `is_final` is the last.
 pub(crate) fn output_schema(aggregate: &Aggregate, emit: Emit) -> SchemaRef {
-    let fields = aggregate.schema.fields().iter().map(|field| without_event_time(field));
+    let fields = aggregate.schema.fields().iter().map(|field| field.as_ref().clone());
     Arc::new(Schema::new(fields.chain(updating::final_field(emit)).collect::<Vec<_>>()))
 }
 
@@ -146,7 +159,7 @@ fn is_windowed(aggregate: &Aggregate) -> bool {
     aggregate.group_expr.iter().any(|expression| {
         let column = matches!(expression.clone().unalias(), Expr::Column(_));
         let field = expression.to_field(aggregate.input.schema().as_ref());
-        column && field.is_ok_and(|(_, field)| field.metadata().contains_key(WINDOW_BOUND))
+        column && field.is_ok_and(|(_, field)| bound(&field).is_some())
     })
 }
 
@@ -163,7 +176,7 @@ fn groups(aggregate: &Aggregate) -> Result<Groups> {
         }
         let (_, field) = expression.to_field(aggregate.input.schema().as_ref())?;
         let column = matches!(expression.clone().unalias(), Expr::Column(_));
-        match field.metadata().get(WINDOW_BOUND).map(String::as_str).filter(|_| column) {
+        match bound(&field).filter(|_| column) {
             Some("start") => {
                 output.push(OutputColumn::Start);
                 start = Some(expression.clone());
@@ -178,18 +191,26 @@ fn groups(aggregate: &Aggregate) -> Result<Groups> {
             }
         }
     }
-    if start.is_none() && end.is_none() {
-        return Err(Refusal::NoWindow.into());
-    }
-    let other = |bound: &str| {
-        let schema = aggregate.input.schema();
-        let found = schema.iter().find(|(_, field)| field.metadata().get(WINDOW_BOUND).is_some_and(|b| b == bound));
-        found.map(|(qualifier, field)| Expr::Column(Column::new(qualifier.cloned(), field.name().clone())))
+    let input = aggregate.input.schema();
+    // The bound that is not written follows from the other one, if that can be.
+    let other = |known: &Expr, name: &'static str, wanted: &str| {
+        let Expr::Column(column) = known.clone().unalias() else { return Err(Refusal::NoWindow) };
+        if !input.field_from_column(&column).is_ok_and(|field| field.metadata().contains_key(WINDOW_PAIR)) {
+            return Err(Refusal::HalfWindow(name));
+        }
+        let found = input.iter().find(|(_, field)| bound(field) == Some(wanted));
+        let column = |(qualifier, field): (Option<&TableReference>, &FieldRef)| {
+            Expr::Column(Column::new(qualifier.cloned(), field.name().clone()))
+        };
+        found.map(column).ok_or(Refusal::NoWindow)
     };
-    match (start.or_else(|| other("start")), end.or_else(|| other("end"))) {
-        (Some(start), Some(end)) => Ok(Groups { start, end, keys, output }),
-        _ => Err(Refusal::NoWindow.into()),
-    }
+    let (start, end) = match (start, end) {
+        (Some(start), Some(end)) => (start, end),
+        (Some(start), None) => (start.clone(), other(&start, "window_start", "end")?),
+        (None, Some(end)) => (other(&end, "window_end", "start")?, end),
+        (None, None) => return Err(Refusal::NoWindow.into()),
+    };
+    Ok(Groups { start, end, keys, output })
 }
 
 /// An aggregate whose arguments are columns of the region before it.

@@ -13,9 +13,7 @@ use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder};
 
-use crate::engine::operators::window_assign::WindowAssignPlan;
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
-use crate::sql::EVENT_TIME;
 use crate::sql::marks;
 use crate::sql::pattern_node::PatternNode;
 use crate::sql::per_key;
@@ -23,6 +21,7 @@ use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
 use crate::sql::updating::{self, Lowered, Settings};
+use crate::sql::windows::bins::AssignNode;
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -79,7 +78,7 @@ impl Lowering<'_> {
     fn cut(&mut self, plan: LogicalPlan, inputs: &mut Vec<NodeId>) -> Result<Transformed<LogicalPlan>> {
         if let Some((scan, provider)) = as_stream(&plan) {
             let stream = stream_of(&provider).ok_or_else(|| internal("a stream that is none"))?;
-            let node = self.stream(stream);
+            let node = self.stream(stream)?;
             let slot = SlotRelation { index: input(inputs, node), schema: stream.schema.clone() };
             let slot = provider_as_source(Arc::new(slot));
             let scan = LogicalPlanBuilder::scan(scan.table_name.clone(), slot, None)?.build()?;
@@ -133,28 +132,22 @@ impl Lowering<'_> {
 
     /// Adds the nodes of a node of our own.
     fn extension(&mut self, extension: Extension) -> Result<NodeId> {
-        if let Some(node) = extension.node.as_any().downcast_ref::<PatternNode>() {
+        let any: &dyn std::any::Any = extension.node.as_any();
+        if let Some(node) = any.downcast_ref::<AssignNode>() {
+            return self.bins(node);
+        }
+        if let Some(node) = any.downcast_ref::<PatternNode>() {
             return self.pattern(node);
         }
         Err(Refusal::Other(extension.node.name().to_owned()).into())
     }
 
     /// The node whose output `stream` is; a windowed stream gets its operator.
-    fn stream(&mut self, stream: &StreamRelation) -> NodeId {
-        let Some(window) = &stream.window else { return stream.node };
-        let lag = marks::lag(stream.schema.field(window.time_column)).unwrap_or(0);
-        let plan = WindowAssignPlan { window: window.clone(), schema: stream.schema.clone() };
-        let node = Node {
-            name: self.name("tumble"),
-            step: Some(self.step.to_owned()),
-            inputs: vec![stream.node],
-            keys: None,
-            lags: vec![lag],
-            schema: stream.schema.clone(),
-            kind: NodeKind::Operator(Box::new(plan)),
-            fingerprint: None,
-        };
-        self.graph.add(node)
+    fn stream(&mut self, stream: &StreamRelation) -> Result<NodeId> {
+        match &stream.window {
+            Some(window) => self.window(stream.node, window, stream.schema.clone()),
+            None => Ok(stream.node),
+        }
     }
 
     /// True where the windows of what `node` gives out were assigned in this step.
@@ -186,13 +179,6 @@ impl Lowering<'_> {
             .project(names.collect::<Vec<_>>())?
             .build()
     }
-}
-
-/// What comes out of a window is no longer in the order of the time that its rows came with.
-pub(crate) fn without_event_time(field: &Field) -> Field {
-    let mut metadata = field.metadata().clone();
-    metadata.remove(EVENT_TIME);
-    field.clone().with_metadata(metadata)
 }
 
 /// The position of `node` among `inputs`, where it is added if it is new.

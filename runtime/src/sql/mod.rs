@@ -31,10 +31,10 @@ pub(crate) mod relation;
 pub(crate) mod session;
 pub(crate) mod shown;
 pub(crate) mod survey;
-pub(crate) mod tumble;
 pub(crate) mod types;
 pub(crate) mod udf;
 pub(crate) mod updating;
+pub(crate) mod windows;
 pub(crate) mod wording;
 
 /// Field metadata that marks a column as the stream's event time; its value is in [`marks::event_time`].
@@ -43,3 +43,7 @@ pub(crate) const EVENT_TIME: &str = "millstream.event_time";
 pub(crate) const IS_FINAL: &str = "millstream.is_final";
 /// Field metadata that marks a window's bound: its value is `start` or `end`.
 pub(crate) const WINDOW_BOUND: &str = "millstream.window";
+/// Field metadata of a window's start: no window of the column is longer, in nanoseconds.
+pub(crate) const WINDOW_LENGTH: &str = "millstream.window_length";
+/// Field metadata of a window's bound that determines the other one: which windows they are.
+pub(crate) const WINDOW_PAIR: &str = "millstream.window_pair";

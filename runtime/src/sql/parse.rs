@@ -10,7 +10,8 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::pattern_syntax::{self, Exclusion};
 use crate::sql::problems::Context;
-use crate::sql::tumble;
+use crate::sql::windows::flink;
+use crate::sql::windows::planner::Function;
 use crate::sql::wording::capitalised_down;
 
 /// The longest SQL text of a step.
@@ -57,6 +58,7 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         return Err(at(problem.hint("make it a step of its own"), place_of(semicolon)));
     }
     tokens.retain(|token| token.token != Token::SemiColon);
+    let tokens = flink::rewritten(tokens);
     let first = tokens.iter().find(|token| significant(token)).map_or((1, 1), place_of);
     let last =
         tokens.iter().rfind(|token| significant(token)).map(|token| (token.span.end.line, token.span.end.column));
@@ -249,8 +251,9 @@ fn syntax_hint(message: &str, place: Option<(u64, u64)>, sql: &str) -> Option<St
     const CLAUSES: &[&str] =
         &["FROM", "WHERE", "GROUP", "HAVING", "JOIN", "LEFT", "INNER", "UNION", "AND", "OR", "AS", "ON", "BETWEEN"];
     let upper = sql.to_uppercase();
-    if upper.contains("DESCRIPTOR(") || upper.contains("TUMBLE(TABLE") {
-        return Some(format!("write {}", tumble::USAGE));
+    if upper.contains("DESCRIPTOR") {
+        let named = Function::ALL.into_iter().find(|function| upper.contains(function.name()));
+        return Some(format!("write {}", named.unwrap_or(Function::Tumble).usage()));
     }
     let (line, column) = place?;
     let mut before: Vec<&str> = sql.split('\n').take(usize::try_from(line).ok()?).collect();

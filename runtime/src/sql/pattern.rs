@@ -21,7 +21,7 @@ use crate::sql::marks;
 use crate::sql::pattern_node::{PatternNode, Resolved, passed_on};
 use crate::sql::refuse::Refusal;
 use crate::sql::relation::internal;
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::unit_ns;
 
 /// What is computed of each row.
 struct Columns<'a> {

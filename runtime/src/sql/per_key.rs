@@ -19,9 +19,10 @@ use crate::engine::operators::updating::emission::Emit;
 use crate::engine::operators::updating::top_n::TopNPlan;
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::sql::lower::Lowering;
+use crate::sql::marks;
 use crate::sql::refuse::Refusal;
 use crate::sql::updating::{event_time, final_field};
-use crate::sql::{EVENT_TIME, WINDOW_BOUND, marks};
+use crate::sql::windows::bound;
 
 /// The most rows of a key that are kept.
 const ROWS_PER_KEY_MAX: usize = 10_000;
@@ -241,14 +242,13 @@ fn columns(schema: &DFSchema) -> Vec<Expr> {
 
 fn unmarked(field: &Field) -> Field {
     let mut metadata = field.metadata().clone();
-    metadata.remove(EVENT_TIME);
-    metadata.remove(WINDOW_BOUND);
+    metadata.retain(|key, _| !marks::MARKS.contains(&key.as_str()));
     field.clone().with_metadata(metadata)
 }
 
 fn is_bound(expression: &Expr, schema: &DFSchema) -> bool {
     let column = matches!(expression.clone().unalias(), Expr::Column(_));
-    column && expression.to_field(schema).is_ok_and(|(_, field)| field.metadata().contains_key(WINDOW_BOUND))
+    column && expression.to_field(schema).is_ok_and(|(_, field)| bound(&field).is_some())
 }
 
 /// The call of ROW_NUMBER that `expression` is.

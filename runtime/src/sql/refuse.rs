@@ -44,8 +44,10 @@ pub(crate) enum Refusal {
     SetOperation(&'static str),
     #[error("a recursive query over a stream would never end")]
     Recursive,
-    #[error("the window function {0} is not supported yet")]
-    LaterWindow(String),
+    #[error("GROUP BY {0} alone is not enough: several windows have the same one")]
+    HalfWindow(&'static str),
+    #[error("each row would be copied into {0} windows; at most {max} are possible", max = crate::sql::windows::lower::COPIES_MAX)]
+    ManyWindows(i64),
     #[error("{0} is not supported")]
     Clause(&'static str),
     #[error("`{0}` is not supported over a stream")]
@@ -87,7 +89,11 @@ impl Refusal {
             Self::SetOperation("UNION") => "write UNION ALL, which passes on the rows of both",
             Self::SetOperation(_) => "filter with WHERE, or join with a table (`table:` on the source)",
             Self::Recursive => "leave RECURSIVE out; a step may read other steps",
-            Self::LaterWindow(_) => "use TUMBLE(stream, ts, INTERVAL '1 minute')",
+            Self::HalfWindow(_) => "write GROUP BY …, window_start, window_end",
+            Self::ManyWindows(_) => {
+                "aggregate in the same step, with window_start and window_end in GROUP BY only, or make the windows fewer: \
+                 a longer slide or step, one that divides the size"
+            }
             Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
             Self::Clause("PIVOT" | "UNPIVOT") => "write one CASE WHEN … END per column",
             Self::Clause("TABLESAMPLE") => "filter with WHERE, such as WHERE random() < 0.1",
@@ -133,7 +139,7 @@ impl Finder<'_> {
                 Some(Distinct::Distinct | Distinct::On(_)) => self.take(select.span()),
                 _ => ControlFlow::Continue(()),
             },
-            Refusal::NoWindow | Refusal::GroupingSets => match &select.group_by {
+            Refusal::NoWindow | Refusal::GroupingSets | Refusal::HalfWindow(_) => match &select.group_by {
                 GroupByExpr::Expressions(expressions, _) if !expressions.is_empty() => self.take(expressions[0].span()),
                 GroupByExpr::All(_) | GroupByExpr::Expressions(..) => self.take(select.span()),
             },
@@ -143,6 +149,9 @@ impl Finder<'_> {
                     Some(join) => self.take(join.relation.span()),
                     None => select.from.get(1).map_or(ControlFlow::Continue(()), |from| self.take(from.span())),
                 }
+            }
+            Refusal::ManyWindows(_) => {
+                select.from.first().map_or(ControlFlow::Continue(()), |from| self.take(from.span()))
             }
             Refusal::DuplicateColumn(_)
             | Refusal::NoStream

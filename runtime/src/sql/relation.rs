@@ -22,7 +22,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use datafusion::physical_plan::{PhysicalExpr, statistics::StatisticsArgs};
 
 use crate::plan::graph::NodeId;
-use crate::sql::tumble::Tumble;
+use crate::sql::windows::Window;
 
 /// A stream in FROM: the output of a node of the graph, perhaps with a window function around it.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct StreamRelation {
     /// The columns, with those that the window adds.
     pub(crate) schema: SchemaRef,
     /// The window function.
-    pub(crate) window: Option<Tumble>,
+    pub(crate) window: Option<Window>,
 }
 
 /// A table in FROM: its rows at this moment.

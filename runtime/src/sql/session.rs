@@ -7,7 +7,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::sql::clock;
 use crate::sql::pattern_plan::PatternPlanner;
-use crate::sql::tumble::{Streams, TumblePlanner};
+use crate::sql::windows::planner::{Streams, WindowPlanner};
 
 /// The rows per batch inside a physical plan.
 const BATCH_ROWS: usize = 8192;
@@ -23,7 +23,7 @@ pub(crate) fn create(streams: Streams) -> datafusion::common::Result<SessionCont
     options.sql_parser.collect_spans = true;
     let mut state: SessionState = SessionStateBuilder::new().with_config(config).with_default_features().build();
     datafusion_functions_json::register_all(&mut state)?;
-    state.register_relation_planner(Arc::new(TumblePlanner(streams)))?;
+    state.register_relation_planner(Arc::new(WindowPlanner(streams)))?;
     state.register_relation_planner(Arc::new(PatternPlanner))?;
     let context = SessionContext::new_with_state(state);
     for function in clock::functions() {

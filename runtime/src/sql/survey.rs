@@ -264,18 +264,13 @@ impl Visitor for Survey<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-        const LATER: &[&str] = &["hop", "cumulate", "session"];
         match factor {
-            TableFactor::Table { name, args: Some(TableFunctionArgs { args, .. }), .. }
-            | TableFactor::Function { name, args, .. } => {
+            TableFactor::Table { args: Some(TableFunctionArgs { args, .. }), .. }
+            | TableFactor::Function { args, .. } => {
                 for argument in args {
                     if let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) = argument {
                         self.arguments.push(query.span());
                     }
-                }
-                let function = name.to_string().to_lowercase();
-                if LATER.contains(&function.as_str()) {
-                    self.refuse(Refusal::LaterWindow(function.to_uppercase()), name.span());
                 }
             }
             TableFactor::Pivot { .. } => self.refuse(Refusal::Clause("PIVOT"), factor.span()),
@@ -291,7 +286,7 @@ impl Visitor for Survey<'_> {
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match expression {
-            // TUMBLE says by itself what it takes.
+            // A window function says by itself what it takes.
             Expr::Subquery(subquery) if self.arguments.contains(&subquery.span()) => {}
             Expr::InSubquery { subquery, .. } | Expr::Exists { subquery, .. } | Expr::Subquery(subquery)
                 if self.reads_stream(subquery.as_ref()) =>

@@ -6,6 +6,7 @@ mod operators;
 mod oracle;
 mod oracle_match;
 mod oracle_updating;
+mod oracle_windows;
 mod pieces;
 mod queries;
 mod regressions;

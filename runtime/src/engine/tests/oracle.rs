@@ -91,7 +91,7 @@ pub(super) struct Expected {
     pub(super) without_time: usize,
 }
 
-fn table() -> RecordBatch {
+pub(super) fn table() -> RecordBatch {
     use arrow::array::{Float64Array, Int32Array, StringArray};
     let schema = Schema::new(vec![
         Field::new("tg", DataType::Int32, true),
@@ -310,7 +310,12 @@ pub(super) fn verify(world: &World, expected: &Expected, execution: &Execution) 
 }
 
 pub(super) fn cases() -> u32 {
-    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
+    cases_or(CASES)
+}
+
+/// How many cases are tried, where by default it is `default`.
+pub(super) fn cases_or(default: u32) -> u32 {
+    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(default, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
 }
 
 proptest! {

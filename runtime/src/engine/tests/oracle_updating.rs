@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::batch::{Batch, MS, compare, ids, nanoseconds, watermarks, without};
 use super::harness::{self, Break, Script, World};
-use super::oracle::{Execution, Expected, Scenario, execute, run};
+use super::oracle::{Execution, Expected, Scenario, cases_or, execute, run};
 use super::queries::{Last, Query, window};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
 
@@ -398,12 +398,8 @@ fn check(case: &Case) -> Result<(), String> {
     Ok(())
 }
 
-fn cases() -> u32 {
-    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases_or(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn final_rows_are_the_batch_answer_and_what_was_said_before_them_agrees(case in case()) {

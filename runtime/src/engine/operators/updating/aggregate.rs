@@ -23,7 +23,7 @@ use crate::engine::operator::{Description, Operator, OperatorPlan, Output, Site,
 use crate::engine::operators::aggregate::{AggregateCall, Arguments, Constants, OutputColumn};
 use crate::engine::operators::window_parts::{WindowKey, parts};
 use crate::engine::times;
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::unit_ns;
 
 /// Stands for the window of what has none.
 const NO_WINDOW: WindowKey = (i64::MAX, i64::MAX);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::retention::Retention;
 use crate::engine::keyed::{EncodedKeys, KeyEncoder, KeyTable, Selection};
 use crate::engine::times;
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::unit_ns;
 
 /// Keys are numbered anew where so many numbers are out of use, and more than half of all.
 const UNUSED_NUMBERS_MAX: usize = 1024;

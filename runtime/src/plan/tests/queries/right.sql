@@ -21,3 +21,23 @@ SELECT temp / 0, 1/0 FROM readings
 SELECT generate_series(1, n) FROM readings
 --
 (SELECT device FROM readings)
+--
+SELECT device, window_start, count(*) AS n FROM HOP(readings, ts, INTERVAL '7 seconds', INTERVAL '1 minute') GROUP BY device, window_start
+--
+SELECT device, window_start, window_end FROM HOP(readings, ts, INTERVAL '1 minute', INTERVAL '10 seconds', INTERVAL '5 seconds')
+--
+SELECT max(temp) AS most, window_end FROM HOP(readings, ts, INTERVAL '1 second', INTERVAL '1 hour') GROUP BY window_start, window_end
+--
+SELECT window_end, count(*) AS n FROM CUMULATE(readings, ts, INTERVAL '1 hour', INTERVAL '1 day') GROUP BY window_end
+--
+SELECT device, window_start, window_end, count(*) AS n FROM SESSION(readings, ts, INTERVAL '5 minutes', device) GROUP BY device, window_start, window_end
+--
+SELECT * FROM SESSION(readings, ts, INTERVAL '5 minutes')
+--
+SELECT device, count(*) AS n FROM TABLE(SESSION(TABLE readings PARTITION BY device, DESCRIPTOR(ts), INTERVAL '5' MINUTES)) AS s GROUP BY device, window_start, window_end
+--
+SELECT date_trunc('week', ts) AS week, count(*) AS n FROM readings GROUP BY week HAVING count(*) > 3
+--
+SELECT date_bin(INTERVAL '1 month', ts, TIMESTAMP '2026-02-01') AS month, device, count(*) AS n FROM readings WHERE ok GROUP BY 1, 2
+--
+SELECT window_start, count(*) AS n FROM TUMBLE(readings, ts, INTERVAL '3 months', INTERVAL '1 month') GROUP BY window_start, window_end
