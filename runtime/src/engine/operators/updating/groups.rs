@@ -18,12 +18,18 @@ use crate::engine::operators::aggregate::{AggregateCall, Arguments, accumulator}
 /// The most groups of a page.
 const PAGE_GROUPS: usize = 128;
 
+/// Stands for "the accumulators do not know this group".
+const ABSENT: u32 = u32::MAX;
+
 /// The rows of a batch that are meant: picked, or all of them.
 pub(super) type Picked<'a> = Option<&'a UInt32Array>;
 
 /// Some groups with their accumulators.
 struct Page {
     accumulators: Vec<Box<dyn GroupsAccumulator>>,
+    /// By place in the page: the group's number in the accumulators, or [`ABSENT`]. They are told of a group with its
+    /// first row, because they take a group without any for one that has had a value.
+    numbers: Vec<u32>,
     /// How many groups the accumulators know.
     known: usize,
     /// Which groups have changed since they were given out last, by their place in the page.
@@ -86,7 +92,8 @@ impl Groups {
     /// Makes pages for all groups up to the number `groups`.
     fn grow(&mut self, calls: &[AggregateCall], groups: usize) -> Result<()> {
         while self.pages.len() * PAGE_GROUPS < groups {
-            self.pages.push(Page { accumulators: accumulators(calls)?, known: 0, changed: Vec::new() });
+            let accumulators = accumulators(calls)?;
+            self.pages.push(Page { accumulators, numbers: Vec::new(), known: 0, changed: Vec::new() });
         }
         Ok(())
     }
@@ -102,9 +109,8 @@ impl Groups {
         let count = self.table.as_ref().map_or(1, KeyTable::len);
         self.grow(calls, count)?;
         for (page, rows, slots) in by_page(rows, numbers) {
-            let known = (count - page * PAGE_GROUPS).min(PAGE_GROUPS);
             let page = &mut self.pages[page];
-            page.known = page.known.max(known);
+            let slots = page.places(&slots);
             let of = |column: &ArrayRef| match &rows {
                 Some(rows) => take(column, rows, None),
                 None => Ok(column.clone()),
@@ -124,9 +130,8 @@ impl Groups {
         let count = self.table.as_ref().map_or(1, KeyTable::len);
         self.grow(calls, count)?;
         for (page, rows, slots) in by_page(None, numbers) {
-            let known = (count - page * PAGE_GROUPS).min(PAGE_GROUPS);
             let page = &mut self.pages[page];
-            page.known = page.known.max(known);
+            let slots = page.places(&slots);
             let of = |column: &ArrayRef| match &rows {
                 Some(rows) => take(column, rows, None),
                 None => Ok(column.clone()),
@@ -149,7 +154,7 @@ impl Groups {
             }
             let groups = changed.iter().map(|slot| number as u32 * PAGE_GROUPS as u32 + slot);
             pieces.groups.extend(groups.inspect(|group| self.is_changed[*group as usize] = false));
-            let wanted = UInt32Array::from(changed);
+            let wanted = page.known(changed.into_iter());
             pieces.add(page.look(calls, &wanted)?);
         }
         pieces.finish(calls)
@@ -169,7 +174,7 @@ impl Groups {
                 }
             });
             pieces.groups.extend(part);
-            pieces.add(page.forget(calls, &UInt32Array::from(slots))?);
+            pieces.add(page.forget(calls, &slots)?);
         }
         pieces.finish(calls)
     }
@@ -179,8 +184,9 @@ impl Groups {
         let mut pieces: Vec<Vec<Vec<ArrayRef>>> = Vec::new();
         let page_of = |group: &u32| *group as usize / PAGE_GROUPS;
         for part in groups.chunk_by(|a, b| page_of(a) == page_of(b)) {
-            let slots = UInt32Array::from_iter_values(part.iter().map(|group| group % PAGE_GROUPS as u32));
-            let states = self.pages[page_of(&part[0])].states(calls)?;
+            let page = &mut self.pages[page_of(&part[0])];
+            let slots = page.known(part.iter().map(|group| group % PAGE_GROUPS as u32));
+            let states = page.states(calls)?;
             let pick = |columns: Vec<ArrayRef>| columns.iter().map(|column| Ok(take(column, &slots, None)?)).collect();
             pieces.push(states.into_iter().map(pick).collect::<Result<Vec<Vec<ArrayRef>>>>()?);
         }
@@ -201,6 +207,26 @@ impl Groups {
 }
 
 impl Page {
+    /// The numbers in the accumulators of the groups at `slots`, which all have rows now.
+    fn places(&mut self, slots: &[usize]) -> Vec<usize> {
+        let mut number = |slot: usize| {
+            if slot >= self.numbers.len() {
+                self.numbers.resize(slot + 1, ABSENT);
+            }
+            if self.numbers[slot] == ABSENT {
+                self.numbers[slot] = self.known as u32;
+                self.known += 1;
+            }
+            self.numbers[slot] as usize
+        };
+        slots.iter().map(|slot| number(*slot)).collect()
+    }
+
+    /// The same of groups that have had rows.
+    fn known(&self, slots: impl Iterator<Item = u32>) -> UInt32Array {
+        UInt32Array::from_iter_values(slots.map(|slot| self.numbers[slot as usize]))
+    }
+
     /// The state of all groups, which stay.
     fn states(&mut self, calls: &[AggregateCall]) -> Result<Vec<Vec<ArrayRef>>> {
         let mut kept = accumulators(calls)?;
@@ -215,40 +241,43 @@ impl Page {
         Ok(states)
     }
 
-    /// The results of the groups at `slots`, which stay.
-    fn look(&mut self, calls: &[AggregateCall], slots: &UInt32Array) -> Result<Vec<ArrayRef>> {
+    /// The results of the groups with these numbers, which stay.
+    fn look(&mut self, calls: &[AggregateCall], numbers: &UInt32Array) -> Result<Vec<ArrayRef>> {
         let states = self.states(calls)?;
-        states.iter().zip(calls).map(|(state, call)| evaluated(call, state, slots)).collect()
+        states.iter().zip(calls).map(|(state, call)| evaluated(call, state, numbers)).collect()
     }
 
     /// The results of the groups at `slots`, which are as new afterwards.
-    fn forget(&mut self, calls: &[AggregateCall], slots: &UInt32Array) -> Result<Vec<ArrayRef>> {
-        let kept = (0..self.known as u32).filter(|slot| !slots.values().contains(slot));
-        let kept = UInt32Array::from_iter_values(kept);
+    fn forget(&mut self, calls: &[AggregateCall], slots: &[u32]) -> Result<Vec<ArrayRef>> {
+        let freed = self.known(slots.iter().copied());
+        slots.iter().for_each(|slot| self.numbers[*slot as usize] = ABSENT);
+        let mut kept = Vec::new();
+        for number in self.numbers.iter_mut().filter(|number| **number != ABSENT) {
+            kept.push(std::mem::replace(number, kept.len() as u32));
+        }
+        let kept = UInt32Array::from(kept);
         let mut next = accumulators(calls)?;
         let mut results = Vec::with_capacity(calls.len());
-        let places: Vec<usize> = kept.values().iter().map(|slot| *slot as usize).collect();
+        let places: Vec<usize> = (0..kept.len()).collect();
         for ((call, accumulator), next) in calls.iter().zip(&mut self.accumulators).zip(&mut next) {
             let state = accumulator.state(EmitTo::All)?;
-            results.push(evaluated(call, &state, slots)?);
+            results.push(evaluated(call, &state, &freed)?);
             if !places.is_empty() {
                 let state = state.iter().map(|column| take(column, &kept, None)).collect::<Result<Vec<_>, _>>()?;
-                next.merge_batch(&state, &places, self.known)?;
+                next.merge_batch(&state, &places, places.len())?;
             }
         }
-        if places.is_empty() {
-            self.known = 0;
-        }
+        self.known = places.len();
         self.accumulators = next;
         Ok(results)
     }
 }
 
-/// The results of the groups at `slots` of a page's `state` of `call`.
-fn evaluated(call: &AggregateCall, state: &[ArrayRef], slots: &UInt32Array) -> Result<ArrayRef> {
-    let state = state.iter().map(|column| take(column, slots, None)).collect::<Result<Vec<_>, _>>()?;
+/// The results of the groups with these numbers in a page's `state` of `call`.
+fn evaluated(call: &AggregateCall, state: &[ArrayRef], numbers: &UInt32Array) -> Result<ArrayRef> {
+    let state = state.iter().map(|column| take(column, numbers, None)).collect::<Result<Vec<_>, _>>()?;
     let mut shown = accumulator(&call.aggregate)?;
-    shown.merge_batch(&state, &(0..slots.len()).collect::<Vec<_>>(), slots.len())?;
+    shown.merge_batch(&state, &(0..numbers.len()).collect::<Vec<_>>(), numbers.len())?;
     shown.evaluate(EmitTo::All)
 }
 
