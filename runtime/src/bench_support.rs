@@ -119,6 +119,7 @@ async fn chain(yaml: &str) -> (Chain, Receiver) {
         dead_letters,
         entry: vec![Target::Operator(0)],
         states: Vec::new(),
+        input_watermark: None,
         queue: Default::default(),
     };
     (chain, output)

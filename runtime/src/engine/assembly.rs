@@ -304,6 +304,7 @@ impl<'a> Assembly<'a> {
             dead_letters: self.dead_letters.clone(),
             entry,
             states: Vec::new(),
+            input_watermark: None,
             queue: VecDeque::new(),
         })
     }

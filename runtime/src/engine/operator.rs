@@ -19,6 +19,11 @@ pub(crate) trait OperatorPlan: fmt::Debug + Send + Sync {
     /// An operator without state.
     async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError>;
 
+    /// Fails where it could not be created: what belongs to the load, not to the start.
+    async fn check(&self) -> DataFusionResult<()> {
+        Ok(())
+    }
+
     /// The columns of the rows that may leave by the late route: one schema per kind of late row. Empty: none is late.
     fn late(&self) -> Vec<SchemaRef> {
         vec![]
@@ -146,4 +151,8 @@ pub(crate) struct Output {
     pub(crate) late: Vec<RecordBatch>,
     /// Rows that failed.
     pub(crate) letters: Vec<Letter>,
+    /// For an operator with several inputs, while it takes rows: how far event time has come on the edge that they came
+    /// by, where that is known. That is never behind the operator's watermark, and what is late by it does not depend
+    /// on which input was faster.
+    pub(crate) input_watermark: Option<i64>,
 }

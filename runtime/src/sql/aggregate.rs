@@ -50,6 +50,9 @@ struct Groups {
 impl Lowering<'_> {
     /// Adds the nodes of `aggregate` and returns the operator's.
     pub(crate) fn aggregate(&mut self, aggregate: Aggregate) -> Result<NodeId> {
+        if let Some(node) = self.aggregate_per_window(&aggregate)? {
+            return Ok(node);
+        }
         if !is_windowed(&aggregate) {
             return self.group_by(aggregate);
         }
@@ -116,23 +119,7 @@ impl Lowering<'_> {
     /// What the operator's state depends on: window, keys, aggregates, their types, and the modules that they call.
     pub(crate) fn fingerprint(&self, aggregate: &Aggregate, emit: Emit) -> String {
         let mut text = String::from(if emit.updates() { "updating aggregate 1\n" } else { "aggregate 3\n" });
-        let mut windows = Vec::new();
-        let walked = datafusion::common::tree_node::TreeNode::apply(aggregate.input.as_ref(), |node: &LogicalPlan| {
-            if let Some((_, provider)) = crate::sql::relation::as_stream(node)
-                && let Some(window) =
-                    crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
-            {
-                windows.push(format!("{}{}", window.kind.identity(), if window.panes { " in panes" } else { "" }));
-            }
-            if let LogicalPlan::Extension(extension) = node
-                && let Some(node) = extension.node.as_any().downcast_ref::<AssignNode>()
-            {
-                windows.push(node.window.kind.identity());
-            }
-            Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
-        });
-        debug_assert!(walked.is_ok(), "the closure does not fail");
-        text.push_str(&windows.join("\n"));
+        text.push_str(&windows_of(&aggregate.input));
         for (expression, (_, field)) in
             aggregate.group_expr.iter().chain(&aggregate.aggr_expr).zip(aggregate.schema.iter())
         {
@@ -161,6 +148,26 @@ fn is_windowed(aggregate: &Aggregate) -> bool {
         let field = expression.to_field(aggregate.input.schema().as_ref());
         column && field.is_ok_and(|(_, field)| bound(&field).is_some())
     })
+}
+
+/// The windows that are assigned in `plan`, for fingerprints.
+pub(crate) fn windows_of(plan: &LogicalPlan) -> String {
+    let mut windows = Vec::new();
+    let walked = datafusion::common::tree_node::TreeNode::apply(plan, |node: &LogicalPlan| {
+        if let Some((_, provider)) = crate::sql::relation::as_stream(node)
+            && let Some(window) = crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
+        {
+            windows.push(format!("{}{}", window.kind.identity(), if window.panes { " in panes" } else { "" }));
+        }
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(node) = extension.node.as_any().downcast_ref::<AssignNode>()
+        {
+            windows.push(node.window.kind.identity());
+        }
+        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+    });
+    debug_assert!(walked.is_ok(), "the closure does not fail");
+    windows.join("\n")
 }
 
 /// Tells window bounds from keys among the group expressions.

@@ -14,14 +14,16 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder};
 
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
-use crate::sql::marks;
 use crate::sql::pattern_node::PatternNode;
 use crate::sql::per_key;
+use crate::sql::pushdown::push_down;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
+use crate::sql::subqueries;
 use crate::sql::updating::{self, Lowered, Settings};
 use crate::sql::windows::bins::AssignNode;
+use crate::sql::{join_prepare, marks};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -43,7 +45,8 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let plan = marks::settle(plan)?;
+        let plan = subqueries::joined(marks::settle(join_prepare::prepare(plan)?)?, self.state)?;
+        let plan = marks::settle(push_down(plan)?)?;
         let updating = self.replaces_rows(&plan);
         let output = self.region(plan, None)?;
         check_names(&self.graph.nodes[output].schema)?;
@@ -63,6 +66,8 @@ impl Lowering<'_> {
         let mut inputs = Vec::new();
         let rewritten = plan.transform_down(|node| self.cut(node, &mut inputs))?.data;
         let rewritten = if kind.is_none() { updating::with_is_final(rewritten)? } else { rewritten };
+        // The stateful nodes say anew what their columns are.
+        let rewritten = marks::settle(rewritten)?;
         let region = Region::new(&rewritten, self.state.clone())?;
         let schema = region.schema().clone();
         let name = match kind {
@@ -161,7 +166,7 @@ impl Lowering<'_> {
     }
 
     /// A slot for the output of `node`, whose columns have the qualified names of `schema` and the marks of the node.
-    fn slot(&self, inputs: &mut Vec<NodeId>, node: NodeId, schema: &DFSchema) -> Result<LogicalPlan> {
+    pub(crate) fn slot(&self, inputs: &mut Vec<NodeId>, node: NodeId, schema: &DFSchema) -> Result<LogicalPlan> {
         let index = input(inputs, node);
         let table = format!("__state_{index}");
         let fields = self.graph.nodes[node].schema.fields().iter().enumerate();
@@ -214,7 +219,7 @@ pub(crate) fn reads_stream(plan: &LogicalPlan) -> Result<bool> {
 }
 
 /// A stream in an expression's subquery (`IN (SELECT …)`) would have to be kept for ever.
-fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
+pub(crate) fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
     plan.apply_expressions(|expression| {
         expression.apply(|part| {
             let subquery = match part {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, DFSchemaRef, ExprSchema, Result};
+use datafusion::common::{DFSchema, DFSchemaRef, ExprSchema, JoinType, Result};
+use datafusion::logical_expr::expr::GroupingSet;
 use datafusion::logical_expr::logical_plan::Projection;
-use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan};
 
 use crate::sql::windows::{bins, bound, length_max};
 use crate::sql::{EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR};
@@ -62,11 +63,45 @@ pub(crate) fn settle(plan: LogicalPlan) -> Result<LogicalPlan> {
                 })?;
                 LogicalPlan::Union(union)
             }
-            LogicalPlan::Aggregate(aggregate) => LogicalPlan::Aggregate(aggregated(bins::windowed(aggregate)?)?),
+            LogicalPlan::Join(mut join) => {
+                join.schema = keep(&join.schema, |column, _| has_partner(&join, column))?;
+                LogicalPlan::Join(join)
+            }
+            LogicalPlan::Window(mut window) => {
+                let passed = window.input.schema().fields().len();
+                window.schema = keep(&window.schema, |column, _| column < passed)?;
+                LogicalPlan::Window(window)
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                let mut aggregate = aggregated(bins::windowed(aggregate)?)?;
+                let sets = aggregate.group_expr.clone();
+                aggregate.schema = keep(&aggregate.schema, |column, _| in_all_sets(&sets, column))?;
+                LogicalPlan::Aggregate(aggregate)
+            }
             other => other,
         }))
     })?;
     Ok(settled.data)
+}
+
+/// True where the column of `join` is never null because a row of the other side has no partner.
+fn has_partner(join: &Join, column: usize) -> bool {
+    let of_left = column < join.left.schema().fields().len();
+    match join.join_type {
+        JoinType::Left => of_left,
+        JoinType::Right => !of_left,
+        JoinType::Full => false,
+        _ => true,
+    }
+}
+
+/// True where the column is a group, and one that no grouping set leaves out.
+fn in_all_sets(groups: &[Expr], column: usize) -> bool {
+    let [Expr::GroupingSet(all)] = groups else { return column < groups.len() };
+    match (all.distinct_expr().get(column), all) {
+        (Some(group), GroupingSet::GroupingSets(sets)) => sets.iter().all(|set| set.contains(group)),
+        _ => false,
+    }
 }
 
 /// True where `expression` is a column as it is. An event time may be cast to another precision: its order stays.

@@ -8,10 +8,13 @@
 //! **Invariant:** nothing here is called per batch except through [`region::RegionInstance`].
 
 pub(crate) mod aggregate;
+pub(crate) mod as_of;
 pub(crate) mod clock;
 pub(crate) mod direct;
 pub(crate) mod expression;
+pub(crate) mod interval_bounds;
 pub(crate) mod join;
+pub(crate) mod join_prepare;
 pub(crate) mod lower;
 pub(crate) mod marks;
 pub(crate) mod mend;
@@ -25,15 +28,18 @@ pub(crate) mod pattern_syntax;
 pub(crate) mod per_key;
 pub(crate) mod per_window;
 pub(crate) mod problems;
+pub(crate) mod pushdown;
 pub(crate) mod refuse;
 pub(crate) mod region;
 pub(crate) mod relation;
 pub(crate) mod session;
 pub(crate) mod shown;
+pub(crate) mod subqueries;
 pub(crate) mod survey;
 pub(crate) mod types;
 pub(crate) mod udf;
 pub(crate) mod updating;
+pub(crate) mod window_join;
 pub(crate) mod windows;
 pub(crate) mod wording;
 

@@ -10,7 +10,9 @@ use crate::sql::refuse::Refusal;
 impl Lowering<'_> {
     /// Adds the nodes of `window`, and returns the operator's.
     pub(crate) fn over(&mut self, window: Window) -> Result<NodeId> {
-        drop(window);
+        if let Some(node) = self.over_per_window(&window)? {
+            return Ok(node);
+        }
         Err(Refusal::Over.into())
     }
 }

@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::spec::problem::{Part, Problem, nearest};
+use crate::sql::as_of::{self, Version};
 use crate::sql::pattern_syntax::{self, Exclusion};
 use crate::sql::problems::Context;
 use crate::sql::windows::flink;
@@ -76,26 +77,30 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         let problem = problem("exclusions {- … -} in a pattern are not supported".into());
         at(problem.hint("give CLASSIFIER() as a measure, and leave rows out by WHERE"), place)
     })?;
-    let mut statements = parse_tokens(state, context, tokens, last)?;
-    match statements.pop() {
-        Some(statement @ Statement::Query(_)) if statements.is_empty() => Ok(statement),
-        _ => Err(at(problem("a step is one SELECT".into()), first)),
-    }
+    let (mut statements, versions) = parse_tokens(state, context, tokens, last)?;
+    let mut statement = match statements.pop() {
+        Some(statement @ Statement::Query(_)) if statements.is_empty() => statement,
+        _ => return Err(at(problem("a step is one SELECT".into()), first)),
+    };
+    as_of::rewrite(&mut statement, versions)
+        .map_err(|(message, hint, place)| at(problem(message).hint(hint), place))?;
+    Ok(statement)
 }
 
-/// The statements that the tokens are. `last` is the place behind the last token, for what is missing there.
+/// The statements that the tokens are, and the versions of tables that they name. `last` is the place behind the last
+/// token, for what is missing there.
 fn parse_tokens(
     state: &SessionState,
     context: &Context<'_>,
-    tokens: Vec<TokenWithSpan>,
+    mut tokens: Vec<TokenWithSpan>,
     last: Option<(u64, u64)>,
-) -> Result<Vec<Statement>, Box<Problem>> {
+) -> Result<(Vec<Statement>, Vec<Version>), Box<Problem>> {
     let problem = |message: String| Problem::new(context.path.clone(), message);
     let limit = state.config_options().sql_parser.recursion_limit.get();
-    let parsed = Parser::new(&GenericDialect {})
-        .with_recursion_limit(limit)
-        .with_tokens_with_locations(tokens)
-        .parse_statements();
+    let parsed = as_of::lift(&mut tokens, limit).and_then(|versions| {
+        let mut parser = Parser::new(&GenericDialect {}).with_recursion_limit(limit).with_tokens_with_locations(tokens);
+        Ok((parser.parse_statements()?, versions))
+    });
     parsed.map_err(|error| {
         let (message, place) = match error {
             ParserError::RecursionLimitExceeded => {

@@ -65,7 +65,7 @@ impl Lowering<'_> {
         let passed = input.schema().fields().len();
         let input = with_event_time(input)?;
         let keys = columns(input.schema())[..passed].to_vec();
-        self.per_key(PerKey { input, keys, order: vec![], limit: 1, rank: None }, Some(passed))
+        self.per_key(PerKey { input, keys, order: vec![], limit: 1, rank: None }, passed)
     }
 
     fn distinct_on(&mut self, on: DistinctOn) -> Result<NodeId> {
@@ -98,7 +98,7 @@ impl Lowering<'_> {
             rank: None,
             input: marks::settle(input)?,
         };
-        self.per_key(per_key, Some(passed))
+        self.per_key(per_key, passed)
     }
 
     /// True where a key of `distinct` is a window's bound, which frees it.
@@ -123,7 +123,7 @@ impl Lowering<'_> {
             return Ok(None);
         }
         let per_key = PerKey {
-            input: window.input.as_ref().clone(),
+            input: with_event_time(window.input.as_ref().clone())?,
             keys: function.params.partition_by.clone(),
             order: function.params.order_by.clone(),
             limit: limit.min(ROWS_PER_KEY_MAX + 1),
@@ -132,16 +132,15 @@ impl Lowering<'_> {
         if per_key.limit > ROWS_PER_KEY_MAX {
             return Err(Refusal::TooManyRows(ROWS_PER_KEY_MAX).into());
         }
-        self.per_key(per_key, None).map(Some)
+        self.per_key(per_key, window.input.schema().fields().len()).map(Some)
     }
 
     /// Adds the nodes that keep the first rows per key; of the input's columns the first `passed` are given out.
-    fn per_key(&mut self, per_key: PerKey, passed: Option<usize>) -> Result<NodeId> {
+    fn per_key(&mut self, per_key: PerKey, passed: usize) -> Result<NodeId> {
         let PerKey { input, keys, order, limit, rank } = per_key;
         let ttl = self.ttl(&input, Refusal::Distinct)?;
         let schema = input.schema().clone();
         let mut all = Columns { expressions: columns(&schema) };
-        let passed = passed.unwrap_or(all.expressions.len());
         let keys: Vec<usize> = keys.iter().map(|key| all.number(key)).collect();
         let by = order.iter().map(|sort| {
             let options = SortOptions { descending: !sort.asc, nulls_first: sort.nulls_first };
@@ -218,7 +217,7 @@ fn output_schema(
 }
 
 /// `plan` with the event time that it leaves out as its last column, where it leaves one out.
-fn with_event_time(plan: LogicalPlan) -> Result<LogicalPlan> {
+pub(crate) fn with_event_time(plan: LogicalPlan) -> Result<LogicalPlan> {
     let LogicalPlan::Projection(projection) = &plan else { return Ok(plan) };
     match event_time(projection.input.schema()) {
         Some((time, _)) if event_time(&projection.schema).is_none() => {

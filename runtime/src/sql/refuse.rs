@@ -7,6 +7,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::sql::survey;
+
 /// A query that cannot run over a stream without end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
@@ -28,10 +30,11 @@ pub(crate) enum Refusal {
     Updates,
     #[error("at most {0} rows of each key can be kept")]
     TooManyRows(usize),
-    #[error("GROUPING SETS, CUBE and ROLLUP are not supported over a stream")]
+    #[error("GROUPING SETS, CUBE and ROLLUP without a window in each of them would keep every group for ever")]
     GroupingSets,
-    #[error("a join of two streams would keep every row of both for ever")]
-    StreamJoin,
+    /// `right` is the name of what stands on the right of the join.
+    #[error("{why}")]
+    StreamJoin { why: String, hint: String, right: Option<String> },
     #[error("a {0} join that keeps the table's unmatched rows cannot end: a later row of the stream may still match")]
     OuterTable(String),
     #[error("a subquery over a stream would keep every row of it for ever")]
@@ -63,14 +66,20 @@ impl Refusal {
         let hint = match self {
             Self::NoStream => "name a source (without `table:`) or another step in FROM",
             Self::Distinct => {
-                "group in a window: SELECT …, window_start FROM TUMBLE(stream, ts, INTERVAL '1 minute') \
-                 GROUP BY …, window_start, window_end; or say on the step how long a row is remembered: `state.ttl: 1h`"
+                "within a window: SELECT DISTINCT …, window_start, window_end FROM TUMBLE(stream, ts, INTERVAL '1 minute'); \
+                 or say on the step how long a row is remembered: `state.ttl: 1h`"
             }
             Self::Over => {
                 "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"
             }
-            Self::OrderBy => "leave it out; rows keep their order per key",
-            Self::Limit => "leave it out, or filter with WHERE",
+            Self::OrderBy => {
+                "leave it out (rows keep their order per key), or order the rows of each window: FROM TUMBLE(stream, ts, \
+                 INTERVAL '1 minute') … ORDER BY window_end, …"
+            }
+            Self::Limit => {
+                "number the rows of each window: SELECT … FROM TUMBLE(stream, ts, INTERVAL '1 minute') QUALIFY \
+                 ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY …) <= 3"
+            }
             Self::NoWindow => {
                 "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, \
                  window_end; or say on the step how long a group is kept and when it is given out: `state.ttl: 1h` and \
@@ -79,15 +88,20 @@ impl Refusal {
             Self::TooManyRows(_) => "ask for fewer rows",
             Self::NoFinal => "say on the step when results come: `emit: changes`, or `emit.every: 5s`",
             Self::Updates => "read its final rows only, with WHERE is_final",
-            Self::GroupingSets => "write one step per grouping",
-            Self::StreamJoin => {
-                "join a stream with a table (`table:` on the source), or bring streams together by UNION ALL"
+            Self::GroupingSets => {
+                "put a window into every grouping: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, \
+                  window_end, ROLLUP (…)"
             }
+            Self::StreamJoin { hint, .. } => hint,
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
-            Self::StreamSubquery => "use a table in the subquery",
+            Self::StreamSubquery => {
+                "use a table in the subquery, or rows of the same window: EXISTS (SELECT 1 FROM TUMBLE(b, ts, INTERVAL '1 \
+                 minute') b WHERE b.window_start = a.window_start AND b.window_end = a.window_end AND …)"
+            }
             Self::DuplicateColumn(_) => "give one of them another name with AS",
-            Self::SetOperation("UNION") => "write UNION ALL, which passes on the rows of both",
-            Self::SetOperation(_) => "filter with WHERE, or join with a table (`table:` on the source)",
+            Self::SetOperation(_) => {
+                "within windows: select window_start and window_end in both, FROM TUMBLE(stream, ts, INTERVAL '1 minute')"
+            }
             Self::Recursive => "leave RECURSIVE out; a step may read other steps",
             Self::HalfWindow(_) => "write GROUP BY …, window_start, window_end",
             Self::ManyWindows(_) => {
@@ -97,10 +111,10 @@ impl Refusal {
             Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
             Self::Clause("PIVOT" | "UNPIVOT") => "write one CASE WHEN … END per column",
             Self::Clause("TABLESAMPLE") => "filter with WHERE, such as WHERE random() < 0.1",
-            Self::Clause("QUALIFY" | "WINDOW") => {
-                "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"
+            Self::Clause("TOP" | "FETCH") => {
+                "number the rows of each window: SELECT … FROM TUMBLE(stream, ts, INTERVAL '1 minute') QUALIFY \
+                 ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY …) <= 3"
             }
-            Self::Clause("TOP" | "FETCH") => "leave it out, or filter with WHERE",
             Self::Clause("INTO") => "leave it out: a sink takes the step's rows by `from:`",
             Self::Clause("FOR UPDATE") => "leave it out",
             Self::Clause(_) => "leave it out",
@@ -136,14 +150,17 @@ impl Finder<'_> {
     fn select(&mut self, select: &Select) -> ControlFlow<()> {
         match self.refusal {
             Refusal::Distinct => match &select.distinct {
-                Some(Distinct::Distinct | Distinct::On(_)) => self.take(select.span()),
+                Some(Distinct::Distinct | Distinct::On(_)) => {
+                    self.take(select.projection.first().map_or(select.span(), Spanned::span))
+                }
                 _ => ControlFlow::Continue(()),
             },
             Refusal::NoWindow | Refusal::GroupingSets | Refusal::HalfWindow(_) => match &select.group_by {
                 GroupByExpr::Expressions(expressions, _) if !expressions.is_empty() => self.take(expressions[0].span()),
                 GroupByExpr::All(_) | GroupByExpr::Expressions(..) => self.take(select.span()),
             },
-            Refusal::StreamJoin | Refusal::OuterTable(_) => {
+            Refusal::StreamJoin { right: Some(right), .. } => self.relation(select, right),
+            Refusal::StreamJoin { .. } | Refusal::OuterTable(_) => {
                 let join = select.from.iter().find_map(|from| from.joins.first());
                 match join {
                     Some(join) => self.take(join.relation.span()),
@@ -161,6 +178,18 @@ impl Finder<'_> {
             | Refusal::Other(_) => self.take(select.span()),
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+impl Finder<'_> {
+    /// What has the name or alias `name` in FROM.
+    fn relation(&mut self, select: &Select, name: &str) -> ControlFlow<()> {
+        let joined = select.from.iter().flat_map(|from| from.joins.iter().map(|join| &join.relation));
+        let found = joined.chain(select.from.iter().map(|from| &from.relation)).find(|factor| {
+            let names = survey::name_of(factor).map(|read| read.name);
+            survey::alias_of(factor).or(names).as_deref() == Some(name)
+        });
+        found.map_or(ControlFlow::Continue(()), |factor| self.take(factor.span()))
     }
 }
 
@@ -188,6 +217,12 @@ impl Visitor for Finder<'_> {
         {
             return self.take(right.span());
         }
+        if let (Refusal::SetOperation(name), SetExpr::SetOperation { op, right, .. }) =
+            (self.refusal, query.body.as_ref())
+            && *name == set_operation(op)
+        {
+            return self.take(right.span());
+        }
         if let SetExpr::Select(select) = query.body.as_ref() {
             return self.select(select);
         }
@@ -202,5 +237,14 @@ impl Visitor for Finder<'_> {
             }
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+/// The name of a set operation, as refusals have it.
+fn set_operation(op: &SetOperator) -> &'static str {
+    match op {
+        SetOperator::Union => "UNION",
+        SetOperator::Except | SetOperator::Minus => "EXCEPT",
+        SetOperator::Intersect => "INTERSECT",
     }
 }

@@ -144,11 +144,14 @@ pub(crate) fn as_any_slot(scan: &TableScan) -> Option<usize> {
     any.downcast_ref::<SlotRelation>().map(|slot| slot.index)
 }
 
+/// What an input of a plan holds during a run.
+pub(crate) type Slot = Arc<Mutex<Vec<RecordBatch>>>;
+
 /// Where a leaf's rows come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Leaf {
-    /// The batch in the slot, which is set before each run. The number is the region's input.
-    Slot(usize, Arc<Mutex<Option<RecordBatch>>>),
+    /// The batches in the slot, which are set before each run. The number is the region's input.
+    Slot(usize, Slot),
     /// The table's rows.
     Table(TableRows),
 }
@@ -234,11 +237,11 @@ impl ExecutionPlan for LeafExec {
     }
 
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let batch = match &self.leaf {
+        let mut batches = match &self.leaf {
             Leaf::Slot(_, slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            Leaf::Table(rows) => Some(RecordBatch::clone(&rows.load())),
+            Leaf::Table(rows) => vec![RecordBatch::clone(&rows.load())],
         };
-        let batches = batch.into_iter().filter(|batch| batch.num_rows() > 0).collect();
+        batches.retain(|batch| batch.num_rows() > 0);
         let stream = MemoryStream::try_new(batches, self.schema.clone(), self.projection.clone())?;
         Ok(Box::pin(stream))
     }

@@ -18,6 +18,7 @@ use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::spec::model::{EmitSpec, StepSpec};
 use crate::sql::aggregate::{Inputs, move_arguments, output_schema};
 use crate::sql::lower::Lowering;
+use crate::sql::per_key::with_event_time;
 use crate::sql::refuse::Refusal;
 use crate::sql::relation::{as_stream, stream_of};
 use crate::sql::{IS_FINAL, marks};
@@ -115,10 +116,11 @@ impl Lowering<'_> {
     }
 
     /// Adds the nodes of a GROUP BY without a window, and returns the operator's.
-    pub(crate) fn group_by(&mut self, aggregate: Aggregate) -> Result<NodeId> {
+    pub(crate) fn group_by(&mut self, mut aggregate: Aggregate) -> Result<NodeId> {
         if matches!(aggregate.group_expr[..], [Expr::GroupingSet(_)]) {
             return Err(Refusal::GroupingSets.into());
         }
+        aggregate.input = Arc::new(with_event_time(Arc::unwrap_or_clone(aggregate.input))?);
         let emit = self.emit();
         // Where nothing is given out before the end, a time-to-live would only change the result.
         if !emit.updates() && !self.reads_to_end(&aggregate.input) {
@@ -233,7 +235,7 @@ pub(crate) fn with_is_final(plan: LogicalPlan) -> Result<LogicalPlan> {
     let Some(column) = final_column(handed.data.schema()) else { return Ok(handed.data) };
     let others = others(handed.data.schema());
     let named = others.into_iter().chain([column.alias("is_final")]).collect::<Vec<_>>();
-    marks::settle(LogicalPlanBuilder::from(handed.data).project(named)?.build()?)
+    LogicalPlanBuilder::from(handed.data).project(named)?.build()
 }
 
 /// All columns but [`FINAL`].

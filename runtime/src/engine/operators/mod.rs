@@ -2,9 +2,11 @@
 
 pub(crate) mod aggregate;
 mod aggregate_state;
+pub(crate) mod join;
 mod packed;
 pub(crate) mod pane_aggregate;
 pub(crate) mod pattern;
+pub(crate) mod per_window;
 pub(crate) mod session_assign;
 mod session_rows;
 pub(crate) mod stateless;

@@ -313,7 +313,7 @@ pub(super) fn cases() -> u32 {
     cases_or(CASES)
 }
 
-/// How many cases are tried, where by default it is `default`.
+/// How many cases are tried: `MILLSTREAM_ORACLE_CASES`, or `default`.
 pub(super) fn cases_or(default: u32) -> u32 {
     std::env::var("MILLSTREAM_ORACLE_CASES").map_or(default, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
 }

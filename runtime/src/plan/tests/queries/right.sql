@@ -41,3 +41,27 @@ SELECT date_trunc('week', ts) AS week, count(*) AS n FROM readings GROUP BY week
 SELECT date_bin(INTERVAL '1 month', ts, TIMESTAMP '2026-02-01') AS month, device, count(*) AS n FROM readings WHERE ok GROUP BY 1, 2
 --
 SELECT window_start, count(*) AS n FROM TUMBLE(readings, ts, INTERVAL '3 months', INTERVAL '1 month') GROUP BY window_start, window_end
+--
+SELECT r.device, o.v FROM readings r JOIN others o ON r.device = o.device AND r.ts BETWEEN o.at - INTERVAL '5 minutes' AND o.at
+--
+SELECT r.device, o.v FROM readings r, others o WHERE r.device = o.device AND r.ts >= o.at AND o.at > r.ts - INTERVAL '1 day'
+--
+SELECT r.device, o.v FROM readings r FULL JOIN others o ON r.ts = o.at
+--
+SELECT r.device, o.v FROM readings r LEFT JOIN others FOR SYSTEM_TIME AS OF r.ts AS o ON r.device = o.device
+--
+SELECT r.device, d.room FROM readings r JOIN devices FOR SYSTEM_TIME AS OF r.ts AS d ON r.device = d.device
+--
+SELECT r.device, o.v FROM readings r ASOF JOIN others o MATCH_CONDITION (r.ts > o.at) ON r.device = o.device
+--
+SELECT DISTINCT window_start, window_end, device FROM TUMBLE(readings, ts, INTERVAL '1 minute')
+--
+SELECT a.device, b.v FROM TUMBLE(readings, ts, INTERVAL '1 minute') a JOIN TUMBLE(others, at, INTERVAL '1 minute') b ON a.window_start = b.window_start AND a.window_end = b.window_end
+--
+SELECT device, temp, row_number() OVER w AS r FROM TUMBLE(readings, ts, INTERVAL '1 minute') QUALIFY r = 1 WINDOW w AS (PARTITION BY window_start, window_end ORDER BY temp)
+--
+SELECT window_end, device, temp FROM TUMBLE(readings, ts, INTERVAL '1 minute') ORDER BY window_end, temp
+--
+SELECT window_start, window_end, device, count(*) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, CUBE (device, ok)
+--
+SELECT device FROM TUMBLE(readings, ts, INTERVAL '1 minute') a WHERE EXISTS (SELECT 1 FROM TUMBLE(others, at, INTERVAL '1 minute') b WHERE b.window_start = a.window_start AND b.window_end = a.window_end AND b.device = a.device)
