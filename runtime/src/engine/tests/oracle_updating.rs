@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray};
 use arrow::compute::{concat_batches, filter_record_batch, not, take_record_batch};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
 use proptest::prelude::*;
 
 use super::batch::{Batch, MS, compare, ids, nanoseconds, watermarks, without};
 use super::harness::{self, Break, Script, World};
-use super::oracle::{Execution, Expected, Scenario, cases_or, execute, run};
+use super::oracle::{Execution, Expected, Run, Scenario, cases_or, execute, run};
 use super::queries::{Last, Query, window};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
 
@@ -405,4 +405,45 @@ proptest! {
     fn final_rows_are_the_batch_answer_and_what_was_said_before_them_agrees(case in case()) {
         check(&case).map_err(TestCaseError::fail)?;
     }
+}
+
+/// Rows of one partition: how many ticks after the row before, key, number.
+fn made(rows: &[(i8, Option<u8>, Option<i8>)]) -> Vec<Row> {
+    let row = |(step, k, n): &(i8, Option<u8>, Option<i8>)| Row {
+        partition: 0,
+        step: Some(*step),
+        k: *k,
+        g: None,
+        v: None,
+        n: *n,
+        b: None,
+        tags: None,
+    };
+    rows.iter().map(row).collect()
+}
+
+/// `kind` over `rows` without disorder, row by row and all at once.
+fn found(kind: Kind, rows: &[(i8, Option<u8>, Option<i8>)]) {
+    let run =
+        |split| Run { parallelism: 1, splits: vec![split], checkpoint_ms: 1, pause_ms: 0, share: 0, ends: Break::Stop };
+    let executions = [1, 1000].map(|split| Execution { runs: vec![run(split)] }).to_vec();
+    let time = TimeType { unit: TimeUnit::Second, zone: false };
+    let case = Case { time, base: 0, delay: 0, rows: made(rows), kind, every: None, executions };
+    check(&case).unwrap();
+}
+
+#[test]
+fn distinct_goes_by_the_event_time_that_it_leaves_out() {
+    found(Kind::DistinctFor { ttl: 0 }, &[(0, Some(0), None), (3, None, None), (0, Some(0), None)]);
+}
+
+#[test]
+fn a_late_row_begins_anew_where_the_watermark_has_freed_its_key() {
+    found(Kind::GroupFor { ttl: 0 }, &[(0, None, None), (-6, Some(2), None), (0, Some(2), None)]);
+}
+
+/// A sum took groups that it had been told of before their first row for ones that had had a value.
+#[test]
+fn a_group_that_comes_again_has_seen_no_value() {
+    found(Kind::GroupFor { ttl: 0 }, &[(0, Some(2), Some(0)), (1, Some(2), None), (0, None, None)]);
 }
