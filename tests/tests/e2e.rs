@@ -10,6 +10,7 @@ mod check;
 mod crash;
 mod demo;
 mod docs;
+mod explain;
 mod generate;
 mod golden;
 mod harness;

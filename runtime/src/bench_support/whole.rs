@@ -53,21 +53,27 @@ pub struct Whole {
 }
 
 impl Whole {
-    /// Plans the pipeline in `file`, which asks the environment for the variables `env`.
+    /// Plans the pipeline in `file`, which asks the environment for the variables `env`, with so many shards.
     ///
     /// # Errors
     /// What is wrong with the file.
-    pub async fn plan(file: &Path, env: BTreeMap<String, String>, feeds: &Feeds) -> Result<Self, String> {
+    pub async fn plan(
+        file: &Path,
+        env: BTreeMap<String, String>,
+        parallelism: u16,
+        feeds: &Feeds,
+    ) -> Result<Self, String> {
         let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let options = LoadOptions { env: Arc::new(move |name: &str| env.get(name).cloned()), ..LoadOptions::default() };
         let loaded = load(file, &options);
-        let spec = loaded.spec.as_ref().ok_or_else(|| format!("{:?}", loaded.problems))?;
+        let mut spec = loaded.spec.ok_or_else(|| format!("{:?}", loaded.problems))?;
+        spec.limits.parallelism = parallelism;
         let environment = Environment {
             functions: Engine::new(None).map_err(|error| error.to_string())?,
             routes: Arc::new(Routes::default()),
             data_dir: folder.path().to_owned(),
         };
-        let (plan, problems) = Box::pin(Plan::build(file, spec, &environment)).await;
+        let (plan, problems) = Box::pin(Plan::build(file, &spec, &environment)).await;
         let plan = plan.ok_or_else(|| format!("{problems:?}"))?;
         let mut read = BTreeMap::new();
         for source in &plan.sources {

@@ -34,6 +34,11 @@ pub(crate) trait OperatorPlan: fmt::Debug + Send + Sync {
         false
     }
 
+    /// True where its rows come out in the order of event time: what goes by that time in the same step finds none late.
+    fn orders_rows(&self) -> bool {
+        false
+    }
+
     /// The columns of its input `input` that it needs, where `of_output` says which ones of its output are needed.
     fn reads(&self, input: usize, of_output: &dyn Fn() -> Wanted) -> Wanted {
         let (_, _) = (input, of_output);

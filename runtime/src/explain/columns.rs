@@ -57,26 +57,26 @@ impl<'a> Columns<'a> {
         told(node.schema.fields(), is.as_deref())
     }
 
-    /// `text` of the operator `id`, with the names that the plan has for the columns of its inputs (`c0`, `c1`, …)
+    /// `text` of the operator `id`, with the names that the plan has for the columns of its inputs (`c0`, `__c1`, …)
     /// replaced by what they are, as far as it is clear which input is meant.
     pub(super) fn spelled(&self, id: NodeId, text: &str) -> String {
-        let inputs = &self.graph.nodes[id].inputs;
+        tidy(&self.words(&self.graph.nodes[id].inputs, text))
+    }
+
+    fn words(&self, inputs: &[NodeId], text: &str) -> String {
         let mut out = String::new();
-        let mut word = String::new();
-        for letter in text.chars().chain(['\0']) {
-            if letter.is_alphanumeric() || letter == '_' {
-                word.push(letter);
-                continue;
-            }
-            out.push_str(&self.word(inputs, &word));
-            word.clear();
-            out.push(letter);
+        let is_word = |letter: char| letter.is_alphanumeric() || letter == '_';
+        for part in text.split_inclusive(|letter| !is_word(letter)) {
+            let (word, end) = part.split_at(part.trim_end_matches(|letter| !is_word(letter)).len());
+            out.push_str(&self.word(inputs, word));
+            out.push_str(end);
         }
-        tidy(out.trim_end_matches('\0'))
+        out
     }
 
     fn word(&self, inputs: &[NodeId], word: &str) -> String {
-        let number = word.strip_prefix('c').and_then(|digits| digits.parse::<usize>().ok());
+        let digits = word.strip_prefix("__").unwrap_or(word).strip_prefix('c');
+        let number = digits.and_then(|digits| digits.parse::<usize>().ok());
         let Some(number) = number else { return word.to_owned() };
         let named = inputs.iter().filter(|input| {
             let fields = self.graph.nodes[**input].schema.fields();

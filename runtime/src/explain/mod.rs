@@ -54,7 +54,7 @@ pub(crate) fn explain(plan: &Plan, step: Option<&str>) -> Result<Explanation, St
     Ok(Explanation {
         pipeline: plan.name.clone(),
         step: step.map(str::to_owned),
-        parallelism: plan.spec.limits.parallelism,
+        parallelism: plan.spec.limits.shards(),
         stages: told,
         tables,
         sinks: teller.sinks(&shown, step.is_some()),

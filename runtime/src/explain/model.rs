@@ -10,7 +10,7 @@ pub(crate) struct Explanation {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) step: Option<String>,
     /// Into how many shards keyed operators are split.
-    pub(crate) parallelism: u16,
+    pub(crate) parallelism: usize,
     /// In the order in which rows go through them.
     pub(crate) stages: Vec<Stage>,
     pub(crate) tables: Vec<Table>,

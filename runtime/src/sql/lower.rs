@@ -23,7 +23,7 @@ use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, st
 use crate::sql::subqueries;
 use crate::sql::updating::{self, Lowered, Settings};
 use crate::sql::windows::bins::AssignNode;
-use crate::sql::{join_prepare, marks};
+use crate::sql::{join_prepare, marks, over};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -45,8 +45,9 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let plan = subqueries::joined(marks::settle(join_prepare::prepare(plan)?)?, self.state)?;
-        let plan = marks::settle(push_down(plan)?)?;
+        let plan = subqueries::joined(marks::settle(plan)?, self.state)?;
+        let plan = push_down(join_prepare::prepare(plan)?)?;
+        let plan = marks::settle(over::arrange(plan)?)?;
         let updating = self.replaces_rows(&plan);
         let output = self.region(plan, None)?;
         check_names(&self.graph.nodes[output].schema)?;

@@ -72,13 +72,24 @@ impl Walk<'_> {
             }
             LogicalPlan::Unnest(unnest) => {
                 let input = self.columns(&unnest.input);
-                let mut what = Vec::new();
-                for column in &unnest.exec_columns {
-                    let index = unnest.input.schema().maybe_index_of_column(column);
-                    what.extend(index.and_then(|index| input.get(index)).map(|expression| self.text(expression)));
+                let unnested: Vec<usize> = unnest.list_type_columns.iter().map(|(column, _)| *column).collect();
+                let of: Vec<String> = unnested.iter().filter_map(|i| input.get(*i)).map(|e| self.text(e)).collect();
+                if !of.is_empty() {
+                    self.does.push(format!("makes a row of every element of {}", of.join(", ")));
                 }
-                self.does.push(format!("makes a row of every element of {}", what.join(", ")));
-                self.placeholders(unnest.schema.fields().iter().map(|field| field.name().clone()))
+                let mut columns = Vec::new();
+                for (index, from) in unnest.dependency_indices.iter().enumerate() {
+                    let is_kept = !unnested.contains(from) && !unnest.struct_type_columns.contains(from);
+                    let name = match unnested.iter().position(|column| column == from) {
+                        Some(list) => format!("unnest({})", of.get(list).map_or("", String::as_str)),
+                        None => unnest.schema.field(index).name().clone(),
+                    };
+                    columns.extend(match input.get(*from).filter(|_| is_kept) {
+                        Some(kept) => vec![kept.clone()],
+                        None => self.placeholders([name]),
+                    });
+                }
+                columns
             }
             other => {
                 self.note_tables(other);

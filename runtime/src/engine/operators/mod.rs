@@ -3,6 +3,7 @@
 pub(crate) mod aggregate;
 mod aggregate_state;
 pub(crate) mod join;
+pub(crate) mod over;
 mod packed;
 pub(crate) mod pane_aggregate;
 pub(crate) mod pattern;

@@ -7,6 +7,7 @@ mod operators;
 mod oracle;
 mod oracle_joins;
 mod oracle_match;
+mod oracle_over;
 mod oracle_perwindow;
 mod oracle_updating;
 mod oracle_windows;

@@ -73,7 +73,9 @@ impl OperatorPlan for IntervalJoinPlan {
         let bounds = format!("{} to {}", times::duration(self.least), times::duration(self.greatest));
         let (left, right) = (name(&self.sides[0]), name(&self.sides[1]));
         Description {
-            does: format!("{kind} join of rows whose times ({left} less {right}) are {bounds} apart"),
+            does: format!(
+                "{kind} join of rows whose times (the left {left} less the right {right}) are {bounds} apart"
+            ),
             keeps: Some("the rows of both sides".to_owned()),
             freed: Some("when the watermark says that no row can match them any more".to_owned()),
         }
