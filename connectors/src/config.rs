@@ -116,6 +116,16 @@ impl SinkConfig {
     }
 }
 
+impl SinkConfig {
+    /// True where rows of one key could replace one another at the sink's target, if the sink had a key.
+    pub fn lacks_key(&self) -> bool {
+        match self {
+            Self::Kafka(config) => config.key.is_none(),
+            Self::Mqtt(_) | Self::Http(_) | Self::File(_) | Self::Stdout(_) | Self::Sse(_) => false,
+        }
+    }
+}
+
 impl TableConfig {
     /// Checks the options and builds the table. `columns` are those declared in YAML; where there are none, the
     /// table's file says them now, and they stay as they are until the next load.

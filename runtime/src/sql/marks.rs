@@ -167,7 +167,10 @@ fn unique(groups: &[Expr]) -> Vec<&Expr> {
 }
 
 /// `schema` with its columns' metadata changed by `change`.
-pub(crate) fn mapped(schema: &DFSchemaRef, change: impl Fn(usize, &mut HashMap<String, String>)) -> Result<DFSchemaRef> {
+pub(crate) fn mapped(
+    schema: &DFSchemaRef,
+    change: impl Fn(usize, &mut HashMap<String, String>),
+) -> Result<DFSchemaRef> {
     let fields = schema.iter().enumerate().map(|(index, (qualifier, field))| {
         let mut metadata = field.metadata().clone();
         change(index, &mut metadata);

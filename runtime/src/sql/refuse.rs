@@ -25,6 +25,12 @@ pub(crate) enum Refusal {
     Limit,
     #[error("GROUP BY without a window would keep every group for ever")]
     NoWindow,
+    #[error("nothing here is final before the end of the input, which never comes")]
+    NoFinal,
+    #[error("rows of the step that this reads replace one another: they would count several times")]
+    Updates,
+    #[error("at most {0} rows of each key can be kept")]
+    TooManyRows(usize),
     #[error("GROUPING SETS, CUBE and ROLLUP without a window in each of them would keep every group for ever")]
     GroupingSets,
     /// `right` is the name of what stands on the right of the join.
@@ -153,7 +159,8 @@ impl Refusal {
         let hint = match self {
             Self::NoStream => "name a source (without `table:`) or another step in FROM",
             Self::Distinct => {
-                "within a window: SELECT DISTINCT …, window_start, window_end FROM TUMBLE(stream, ts, INTERVAL '1 minute')"
+                "within a window: SELECT DISTINCT …, window_start, window_end FROM TUMBLE(stream, ts, INTERVAL '1 minute'); \
+                 or say on the step how long a row is remembered: `state.ttl: 1h`"
             }
             Self::Over(over) => return over.hint(),
             Self::OrderBy => {
@@ -165,11 +172,16 @@ impl Refusal {
                  ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY …) <= 3"
             }
             Self::NoWindow => {
-                "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, window_end"
+                "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, \
+                 window_end; or say on the step how long a group is kept and when it is given out: `state.ttl: 1h` and \
+                 `emit: changes`"
             }
+            Self::TooManyRows(_) => "ask for fewer rows",
+            Self::NoFinal => "say on the step when results come: `emit: changes`, or `emit.every: 5s`",
+            Self::Updates => "read its final rows only, with WHERE is_final",
             Self::GroupingSets => {
                 "put a window into every grouping: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, \
-                 window_end, ROLLUP (…)"
+                  window_end, ROLLUP (…)"
             }
             Self::StreamJoin { hint, .. } => hint,
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
@@ -249,7 +261,12 @@ impl Finder<'_> {
             Refusal::ManyWindows(_) => {
                 select.from.first().map_or(ControlFlow::Continue(()), |from| self.take(from.span()))
             }
-            Refusal::DuplicateColumn(_) | Refusal::NoStream | Refusal::Other(_) => self.take(select.span()),
+            Refusal::DuplicateColumn(_)
+            | Refusal::NoStream
+            | Refusal::NoFinal
+            | Refusal::Updates
+            | Refusal::TooManyRows(_)
+            | Refusal::Other(_) => self.take(select.span()),
             _ => ControlFlow::Continue(()),
         }
     }

@@ -11,6 +11,7 @@ pub(crate) mod per_window;
 pub(crate) mod session_assign;
 mod session_rows;
 pub(crate) mod stateless;
+pub(crate) mod updating;
 pub(crate) mod window_assign;
 pub(crate) mod window_bounds;
 pub(crate) mod window_parts;

@@ -9,6 +9,7 @@ mod oracle_joins;
 mod oracle_match;
 mod oracle_over;
 mod oracle_perwindow;
+mod oracle_updating;
 mod oracle_windows;
 mod per_window;
 mod pieces;
