@@ -17,5 +17,6 @@ mod http_ingest;
 mod kafka_connector;
 mod kafka_pipeline;
 mod machine_temperature;
+mod postgres;
 mod reload;
 mod shutdown;
