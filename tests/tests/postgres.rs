@@ -179,11 +179,17 @@ async fn what_cannot_be_read_is_said_and_tried_again() {
         ("table: vehicles, size_max: 3B", "n: double", "more than 3B of values"),
     ] {
         sandbox.pipeline("p", &pipeline(&postgres, options, columns, "v.vehicle"));
-        let failing = |status: &Value| status["last_error"].as_str().is_some_and(|error| error.contains(said));
+        // Of a change that cannot be started, what ran before says why it was refused.
+        let failing = |status: &Value| {
+            let texts = [&status["last_error"], &status["refused"]];
+            texts.iter().any(|text| text.as_str().is_some_and(|text| text.contains(said)))
+        };
         sandbox.status_until("p", said, failing).await;
     }
+    sandbox.terminate();
     // What was missing comes, and the pipeline goes on by itself.
     sandbox.pipeline("p", &pipeline(&postgres, "table: later", "n: int", "v.n AS found"));
+    sandbox.start().await;
     sandbox.status_until("p", "waiting", |status| status["last_error"].to_string().contains("later")).await;
     postgres.execute("CREATE TABLE later AS SELECT 'v1' AS vehicle, 7 AS n");
     sandbox.running("p").await;
