@@ -67,10 +67,19 @@ fn stateless(criterion: &mut Criterion) {
 const TUMBLE: &str = "SELECT {KEY} window_end, avg(temp) AS a, max(temp) AS m, count(*) AS n \
                       FROM TUMBLE(s, ts, INTERVAL '{SIZE} milliseconds') GROUP BY {KEY} window_start, window_end";
 
+/// Windows of five slides.
+const HOP: &str = "SELECT {KEY} window_end, count(*) AS n FROM HOP(s, ts, INTERVAL '{SIZE} milliseconds', \
+                   INTERVAL '{SIZES} milliseconds') GROUP BY {KEY} window_start, window_end";
+
 /// Rows over ten windows that are closed one by one. One round of it gives so many windows of results.
 fn tumbling(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, key: &str, keys: u64, rows: usize) {
+    windows(group, name, &TUMBLE.replace("{KEY}", key), keys, rows);
+}
+
+/// The same for `sql` with windows (or slides) of `{SIZE}`.
+fn windows(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, sql: &str, keys: u64, rows: usize) {
     let window_ms = (rows * BATCH / 10) as i64;
-    let sql = TUMBLE.replace("{KEY}", key).replace("{SIZE}", &window_ms.to_string());
+    let sql = sql.replace("{SIZE}", &window_ms.to_string()).replace("{SIZES}", &(5 * window_ms).to_string());
     let mut steps = steps(&sql);
     let mut start = START_MS / window_ms * window_ms;
     group.throughput(Throughput::Elements((rows * BATCH) as u64));
@@ -101,6 +110,10 @@ fn aggregate(criterion: &mut Criterion) {
     tumbling(&mut group, "number_1k", "seq,", 1000, 16);
     tumbling(&mut group, "text_and_number_1k", "device, seq,", 1000, 16);
     tumbling(&mut group, "no_key", "", 1000, 16);
+    group.finish();
+    let mut group = criterion.benchmark_group("hop");
+    group.sample_size(20);
+    windows(&mut group, "number_1k_by_5", &HOP.replace("{KEY}", "seq,"), 1000, 16);
 }
 
 /// Rows for groups that are there already, whatever their number: what a row costs.
@@ -124,6 +137,47 @@ fn open_groups(criterion: &mut Criterion) {
     }
 }
 
+/// Every row with values of the rows of its key before it. The watermark is a second, 1,000 rows, behind.
+fn over(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("over");
+    group.sample_size(20);
+    let queries = [
+        ("rolling_10_rows", "avg(temp)", "ROWS BETWEEN 9 PRECEDING AND CURRENT ROW"),
+        ("rolling_100_rows", "avg(temp)", "ROWS BETWEEN 99 PRECEDING AND CURRENT ROW"),
+        ("rolling_range", "max(temp)", "RANGE BETWEEN INTERVAL '30 seconds' PRECEDING AND CURRENT ROW"),
+        ("running_sum", "sum(temp)", ""),
+        ("rolling_stddev", "stddev(temp)", "ROWS BETWEEN 9 PRECEDING AND CURRENT ROW"),
+        ("lag", "lag(temp)", ""),
+        ("lag_text", "lag(device)", ""),
+        ("lead", "lead(temp)", ""),
+        ("row_number", "row_number()", ""),
+    ];
+    for (name, function, frame) in queries {
+        let sql = format!("SELECT ts, device, {function} OVER (PARTITION BY device ORDER BY ts {frame}) AS f FROM s");
+        let mut steps = steps(&sql);
+        let mut start = START_MS;
+        group.throughput(Throughput::Elements(16 * BATCH as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || {
+                    let batches = batches(16, BATCH, 1000, start);
+                    start += (16 * BATCH) as i64;
+                    batches
+                },
+                |batches| {
+                    for batch in batches {
+                        let time = batch.column(0).as_any().downcast_ref::<TimestampMillisecondArray>();
+                        let newest = time.map_or(0, |time| time.value(BATCH - 1));
+                        steps.batch(batch);
+                        steps.watermark((newest - 1000) * 1_000_000);
+                    }
+                },
+                BatchSize::LargeInput,
+            );
+        });
+    }
+}
+
 fn edges(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("edges");
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -142,5 +196,5 @@ fn edges(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, stateless, aggregate, open_groups, edges);
+criterion_group!(benches, stateless, aggregate, open_groups, over, edges);
 criterion_main!(benches);

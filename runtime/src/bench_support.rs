@@ -1,4 +1,6 @@
-//! What the benches of this crate need of the engine. It is no part of the library's interface.
+//! What benches need of the engine. It is no part of the library's interface.
+
+mod whole;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::plan::graph::NodeKind;
 use crate::plan::{Environment, Plan};
 use crate::spec::{LoadOptions, load_text};
+pub use whole::{Feed, Feeds, Given, Whole};
 
 /// The most rows and bytes between two tasks: more than any bench sends at a time.
 const BOUNDS: Bounds = Bounds { rows: 1 << 30, bytes: 1 << 40 };
@@ -116,6 +119,7 @@ async fn chain(yaml: &str) -> (Chain, Receiver) {
         dead_letters,
         entry: vec![Target::Operator(0)],
         states: Vec::new(),
+        input_watermark: None,
         queue: Default::default(),
     };
     (chain, output)

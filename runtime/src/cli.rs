@@ -10,6 +10,7 @@ use millstream_connectors::routes::Routes;
 use millstream_connectors::units::Duration;
 
 use crate::daemon::{Daemon, Options, StateChange};
+use crate::explain;
 use crate::functions::Engine;
 use crate::plan::{Environment, Plan};
 use crate::redact::SharedSecrets;
@@ -47,6 +48,15 @@ enum Command {
     ///
     /// Exits with 0 where all of them can run, and with 1 where something is wrong (warnings are not).
     Check(CheckArguments),
+    /// Tell what a pipeline will do: its operators, what they keep and when that is freed, its columns and shards.
+    ///
+    /// Nothing is opened. A stage is what runs in one task: rows go through its operators one after the other without
+    /// a queue. Between two stages rows are spread over shards by their keys (`limits: {parallelism: N}`) or brought
+    /// together. Operators are named `STEP/WHAT`; metrics have the same names. Those of kind `select` and `input` are
+    /// plain SQL without state; of the others it is said what they keep and what frees it. Columns that are event time
+    /// are marked: windows, joins and OVER go by them.
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArguments),
     /// Print the JSON Schema of the YAML files, for editors.
     Schema {
         /// Of which files.
@@ -144,6 +154,33 @@ enum Colour {
     Never,
 }
 
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  millstream explain pipelines/cold-chain.yaml                    all of it
+  millstream explain pipelines/cold-chain.yaml bays               what the step bays needs
+  millstream explain pipelines/cold-chain.yaml --format mermaid   a flowchart, for a page in Markdown";
+
+#[derive(Debug, clap::Args)]
+struct ExplainArguments {
+    /// The pipeline's file.
+    file: PathBuf,
+    /// Only what this step needs, and the sinks that take its rows.
+    step: Option<String>,
+    /// The profile of the YAML file to lay over it.
+    #[arg(long)]
+    profile: Option<String>,
+    /// For people, for programs, or as a Mermaid flowchart.
+    #[arg(long, value_enum, default_value_t = ExplainFormat::Text)]
+    format: ExplainFormat,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ExplainFormat {
+    Text,
+    Json,
+    Mermaid,
+}
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct DemoArguments {
     /// The folder with the demo's pipelines.
@@ -177,6 +214,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Run(arguments) => Box::pin(run(*arguments, secrets)).await,
             Command::Check(arguments) => Box::pin(check(arguments)).await,
+            Command::Explain(arguments) => Box::pin(explain(arguments)).await,
             Command::Schema { of } => print_schema(of),
             Command::Reload { address } => reload(&address).await,
             Command::Demo(arguments) => Box::pin(crate::demo::run(arguments, secrets)).await,
@@ -196,7 +234,7 @@ fn start_log(format: LogFormat, command: &Command, secrets: &SharedSecrets) {
         Command::Demo(_) => DEMO,
         Command::Run(_) => "info,rumqttd=warn,librdkafka=warn",
         // What they have to say is their output.
-        Command::Check(_) | Command::Schema { .. } | Command::Reload { .. } => "warn",
+        Command::Check(_) | Command::Explain(_) | Command::Schema { .. } | Command::Reload { .. } => "warn",
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| default.into());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(secrets.clone()).with_target(false);
@@ -278,12 +316,7 @@ async fn check(arguments: CheckArguments) -> ExitCode {
 /// All mistakes of all files, in the files' order.
 async fn problems_of(files: &[PathBuf], profile: Option<String>, all: bool) -> Result<Vec<Located>, String> {
     let options = LoadOptions { profile, ..LoadOptions::default() };
-    let environment = Environment {
-        functions: Engine::new(None).map_err(|error| error.to_string())?,
-        routes: Arc::new(Routes::default()),
-        // A plan names files in it, and writes none.
-        data_dir: std::env::temp_dir().join("millstream-check"),
-    };
+    let environment = planning_only()?;
     let loaded: Vec<_> = files.iter().map(|file| spec::load(file, &options)).collect();
     let clashes = spec::name_clashes(&loaded.iter().collect::<Vec<_>>());
     let mut problems = Vec::new();
@@ -305,6 +338,16 @@ async fn problems_of(files: &[PathBuf], profile: Option<String>, all: bool) -> R
     Ok(problems)
 }
 
+/// For plans that are looked at and never run.
+fn planning_only() -> Result<Environment, String> {
+    Ok(Environment {
+        functions: Engine::new(None).map_err(|error| error.to_string())?,
+        routes: Arc::new(Routes::default()),
+        // A plan names files in it, and writes none.
+        data_dir: std::env::temp_dir().join("millstream-check"),
+    })
+}
+
 /// Everything that is wrong with a file.
 async fn judge(loaded: &Loaded, mut further: Vec<Problem>, environment: &Environment) -> Vec<Located> {
     if let Some(spec) = &loaded.spec {
@@ -319,6 +362,40 @@ async fn judge(loaded: &Loaded, mut further: Vec<Problem>, environment: &Environ
 fn profiles(loaded: &Loaded) -> Vec<String> {
     let profiles = loaded.map.root().and_then(|root| root.get("profiles")?.as_map());
     profiles.into_iter().flat_map(|map| map.keys().cloned()).collect()
+}
+
+async fn explain(arguments: ExplainArguments) -> ExitCode {
+    let environment = match planning_only() {
+        Ok(environment) => environment,
+        Err(message) => return fail(&message),
+    };
+    if !arguments.file.is_file() {
+        return fail(&format!("{} is not a file", arguments.file.display()));
+    }
+    let options = LoadOptions { profile: arguments.profile, ..LoadOptions::default() };
+    let loaded = spec::load(&arguments.file, &options);
+    let plan = match &loaded.spec {
+        Some(spec) => Box::pin(Plan::build(&loaded.file, spec, &environment)).await.0,
+        None => None,
+    };
+    let Some(plan) = plan else {
+        let problems = Box::pin(judge(&loaded, Vec::new(), &environment)).await;
+        eprint!("{}", render::human(&problems, std::io::stderr().is_terminal()));
+        return ExitCode::FAILURE;
+    };
+    let explanation = match explain::explain(&plan, arguments.step.as_deref()) {
+        Ok(explanation) => explanation,
+        Err(message) => return fail(&message),
+    };
+    match arguments.format {
+        ExplainFormat::Text => print(&explain::text(&explanation)),
+        ExplainFormat::Mermaid => print(&explain::mermaid(&explanation)),
+        ExplainFormat::Json => match serde_json::to_string_pretty(&explanation) {
+            Ok(text) => print(&(text + "\n")),
+            Err(error) => return fail(&error.to_string()),
+        },
+    }
+    ExitCode::SUCCESS
 }
 
 fn print_schema(of: SchemaOf) -> ExitCode {

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod daemon;
 mod demo;
 pub(crate) mod engine;
+pub(crate) mod explain;
 pub mod functions;
 pub mod metrics;
 pub mod plan;

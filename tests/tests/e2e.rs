@@ -17,6 +17,8 @@ mod http_ingest;
 mod kafka_connector;
 mod kafka_pipeline;
 mod machine_temperature;
+mod nexmark;
 mod postgres;
 mod reload;
 mod shutdown;
+mod whole_sql;

@@ -116,7 +116,7 @@ fn parse(text: &str) -> Result<Vec<Value>, String> {
 
 /// The same text for what is the same: keys in order, numbers to 12 digits, times without the zone and zeros that may or
 /// may not be written.
-fn canonical(value: &Value) -> String {
+pub(crate) fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
             let mut fields: Vec<String> =

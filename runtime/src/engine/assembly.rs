@@ -52,16 +52,18 @@ pub(crate) struct Assembly<'a> {
     sink_inputs: Vec<Vec<Input>>,
 }
 
-struct Stage {
-    nodes: Vec<NodeId>,
-    shards: usize,
+/// Operators that are chained in one task, of which there is one per shard.
+pub(crate) struct Stage {
+    pub(crate) nodes: Vec<NodeId>,
+    pub(crate) shards: usize,
     /// The source at its head; other stages have a gate.
     source: Option<usize>,
 }
 
 /// Cuts the graph into stages: a node is chained to its input unless rows have to be spread or brought together.
-fn stages(plan: &Plan) -> (Vec<usize>, Vec<Stage>) {
-    let parallelism = usize::from(plan.spec.limits.parallelism);
+/// By node its stage, and the stages.
+pub(crate) fn stages(plan: &Plan) -> (Vec<usize>, Vec<Stage>) {
+    let parallelism = plan.spec.limits.shards();
     let mut stage_of: Vec<usize> = Vec::new();
     let mut stages: Vec<Stage> = Vec::new();
     for (id, node) in plan.graph.nodes.iter().enumerate() {
@@ -302,6 +304,7 @@ impl<'a> Assembly<'a> {
             dead_letters: self.dead_letters.clone(),
             entry,
             states: Vec::new(),
+            input_watermark: None,
             queue: VecDeque::new(),
         })
     }

@@ -54,6 +54,8 @@ pub(crate) struct Chain {
     pub(crate) entry: Vec<Target>,
     /// States taken at the barrier that went through last, by node.
     pub(crate) states: Vec<(String, RecordBatch)>,
+    /// How far event time has come on the edge that the element at hand came by, where that is known.
+    pub(crate) input_watermark: Option<i64>,
     /// What is under way; empty between elements, kept to reuse its memory.
     pub(crate) queue: VecDeque<(Target, usize, Element)>,
 }
@@ -81,7 +83,9 @@ impl Chain {
         queue: &mut VecDeque<(Target, usize, Element)>,
     ) -> Result<(), Interrupt> {
         let link = &mut self.links[index];
-        let mut out = Output::default();
+        // The chain's first operator is the only one that the edge leads to.
+        let input_watermark = self.input_watermark.filter(|_| index == 0);
+        let mut out = Output { input_watermark, ..Output::default() };
         let forward = match element {
             Element::Batch(batch) => {
                 link.metrics.rows_in.inc_by(batch.num_rows() as u64);
@@ -117,7 +121,7 @@ impl Chain {
                 LateRoute::Targets(targets) => enqueue(queue, targets, 0, Element::Batch(batch)),
                 LateRoute::DeadLetter => {
                     for row in 0..batch.num_rows() {
-                        let reason = "late: the row's window had closed when it came";
+                        let reason = "late: the watermark had passed the row or its window when it came";
                         let letter = Letter::row(format!("step {}", link.step), reason, &batch.slice(row, 1));
                         self.dead_letters.send(letter).await?;
                     }

@@ -42,7 +42,7 @@ impl Letter {
     /// A letter about the one row of `row`.
     pub(crate) fn row(component: String, reason: &str, row: &RecordBatch) -> Self {
         let mut letter = Self { component, reason: reason.to_owned(), payload: None, metadata: None, row: None };
-        let message = row.schema_ref().fields().iter().position(|field| field.metadata().contains_key(MESSAGE_MARK));
+        let message = row.schema_ref().fields().iter().position(|field| is_message(field));
         let messages = message.and_then(|column| row.column(column).as_binary_opt::<i32>());
         let messages = messages.filter(|messages| !messages.is_empty() && messages.is_valid(0));
         letter.payload = messages.map(|messages| Bytes::copy_from_slice(messages.value(0)));
@@ -57,6 +57,11 @@ impl Letter {
 pub(crate) fn message_column() -> Field {
     let mark = [(MESSAGE_MARK.to_owned(), String::new())];
     Field::new("__message", DataType::Binary, true).with_metadata(mark.into())
+}
+
+/// True for that column.
+pub(crate) fn is_message(field: &Field) -> bool {
+    field.metadata().contains_key(MESSAGE_MARK)
 }
 
 /// The first row of `rows` as JSON text.

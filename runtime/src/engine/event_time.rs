@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::engine::element::{Element, Watermark};
 use crate::engine::times;
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::unit_ns;
 
 /// The event time of a source, as planned.
 #[derive(Debug, Clone)]

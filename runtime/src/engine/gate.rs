@@ -19,8 +19,8 @@ pub(crate) struct Input {
 /// What comes out of the gate.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// Rows for the input with this number.
-    Batch(usize, RecordBatch),
+    /// Rows for the input with this number, and the watermark of the edge that they came by, where that has said one.
+    Batch(usize, RecordBatch, Option<i64>),
     /// Event time has come this far on all inputs.
     Watermark(Watermark),
     /// The barrier has come on all inputs.
@@ -93,7 +93,13 @@ impl Gate {
             };
             let event = match element {
                 None => Some(Event::Closed),
-                Some(Element::Batch(batch)) => Some(Event::Batch(edge.input.number, batch)),
+                Some(Element::Batch(batch)) => {
+                    let reached = match edge.watermark {
+                        Some(Watermark::At(time)) => Some(time),
+                        Some(Watermark::Idle) | None => None,
+                    };
+                    Some(Event::Batch(edge.input.number, batch, reached))
+                }
                 Some(Element::Watermark(watermark)) => {
                     edge.watermark = Some(match watermark {
                         Watermark::At(time) => Watermark::At(time.saturating_sub(edge.input.lag)),

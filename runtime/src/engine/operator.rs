@@ -18,6 +18,11 @@ pub(crate) trait OperatorPlan: fmt::Debug + Send + Sync {
     /// An operator without state.
     async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError>;
 
+    /// Fails where it could not be created: what belongs to the load, not to the start.
+    async fn check(&self) -> DataFusionResult<()> {
+        Ok(())
+    }
+
     /// The columns of the rows that may leave by the late route: one schema per kind of late row. Empty: none is late.
     fn late(&self) -> Vec<SchemaRef> {
         vec![]
@@ -25,6 +30,11 @@ pub(crate) trait OperatorPlan: fmt::Debug + Send + Sync {
 
     /// True where its output has windows that it assigned: what follows in the same step is never late for them.
     fn assigns_windows(&self) -> bool {
+        false
+    }
+
+    /// True where its rows come out in the order of event time: what goes by that time in the same step finds none late.
+    fn orders_rows(&self) -> bool {
         false
     }
 
@@ -134,4 +144,8 @@ pub(crate) struct Output {
     pub(crate) late: Vec<RecordBatch>,
     /// Rows that failed.
     pub(crate) letters: Vec<Letter>,
+    /// For an operator with several inputs, while it takes rows: how far event time has come on the edge that they came
+    /// by, where that is known. That is never behind the operator's watermark, and what is late by it does not depend
+    /// on which input was faster.
+    pub(crate) input_watermark: Option<i64>,
 }

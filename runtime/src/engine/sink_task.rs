@@ -84,7 +84,7 @@ impl SinkTask {
                     self.reject(rejected).await?;
                 }
                 event = self.gate.next() => match event {
-                    Event::Batch(_, batch) => self.write(&batch).await?,
+                    Event::Batch(_, batch, _) => self.write(&batch).await?,
                     Event::Watermark(_) => {}
                     Event::Barrier(epoch) => {
                         let part = self.flush().await?;

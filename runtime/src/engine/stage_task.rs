@@ -18,7 +18,10 @@ pub(crate) async fn run(
 ) -> Result<(), Interrupt> {
     loop {
         match gate.next().await {
-            Event::Batch(input, batch) => chain.feed(input, Element::Batch(batch)).await?,
+            Event::Batch(input, batch, reached) => {
+                chain.input_watermark = reached;
+                chain.feed(input, Element::Batch(batch)).await?;
+            }
             Event::Watermark(watermark) => chain.feed(0, Element::Watermark(watermark)).await?,
             Event::Barrier(epoch) => {
                 chain.feed(0, Element::Barrier(epoch)).await?;

@@ -25,10 +25,10 @@ use crate::spec::draft::{Draft, Gaps};
 use crate::spec::model::{LateSpec, OnError, PipelineSpec};
 use crate::spec::problem::{Part, Problem, Severity, nearest};
 use crate::sql::session;
-use crate::sql::tumble::Streams;
+use crate::sql::windows::planner::Streams;
 use graph::Graph;
 pub(crate) use sinks::{DeadLetterPlan, Port, SinkPlan};
-pub(crate) use sources::{SourcePlan, TablePlan};
+pub(crate) use sources::{SourcePlan, TablePlan, key_of};
 
 /// What plans are built with: things of the daemon that outlive pipelines.
 #[derive(Clone)]

@@ -20,8 +20,8 @@ use crate::plan::graph::{Graph, Node, NodeKind};
 use crate::spec::model::{ColumnSpec, ConnectorSpec, EpochUnit, SourceSpec};
 use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::EVENT_TIME;
-use crate::sql::marks;
 use crate::sql::expression::SqlExpressions;
+use crate::sql::marks;
 use crate::sql::relation::{StreamRelation, TableRelation, TableRows};
 use crate::sql::types;
 use crate::sql::wording::sql_types;
@@ -80,7 +80,7 @@ struct Columns {
 }
 
 /// The key that `config` has in YAML.
-pub(super) fn key_of<T: serde::Serialize>(config: &T) -> String {
+pub(crate) fn key_of<T: serde::Serialize>(config: &T) -> String {
     let value = serde_json::to_value(config).ok();
     let key = value.as_ref().and_then(|value| value.as_object()?.keys().next().cloned());
     key.unwrap_or_default()

@@ -258,8 +258,10 @@ impl Builder<'_> {
         let node = Lowering { graph, state: &state, step, function_hashes, counts: HashMap::new() }.lower(plan)?;
         // Physical planning has refusals of its own: they belong to the load, not to the start.
         for node in &graph.nodes[first..] {
-            if let NodeKind::Region(region) = &node.kind {
-                region.instantiate().await?;
+            match &node.kind {
+                NodeKind::Region(region) => drop(region.instantiate().await?),
+                NodeKind::Operator(plan) => plan.check().await?,
+                NodeKind::Source(_) => {}
             }
         }
         Ok(node)

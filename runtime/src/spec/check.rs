@@ -62,6 +62,7 @@ const SQL_WORDS: &[&str] = &[
     "true",
     "tumble",
     "hop",
+    "cumulate",
     "session",
     "union",
     "using",

@@ -394,8 +394,8 @@ impl Default for CheckpointSpec {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsSpec {
-    /// Into how many shards keyed operators are split (1 to 256).
-    #[schemars(range(min = 1, max = 256))]
+    /// Into how many shards keyed operators are split (at most 256); 0: into as many as the machine has cores.
+    #[schemars(range(min = 0, max = 256))]
     pub parallelism: u16,
     /// The most rows in one batch.
     #[schemars(range(min = 1, max = 1_000_000))]
@@ -411,10 +411,23 @@ pub struct LimitsSpec {
     pub stop_timeout: Duration,
 }
 
+impl LimitsSpec {
+    /// Into how many shards keyed operators are split.
+    pub fn shards(&self) -> usize {
+        match self.parallelism {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get().min(SHARDS_MAX)),
+            shards => usize::from(shards),
+        }
+    }
+}
+
+/// The most shards there can be.
+const SHARDS_MAX: usize = 256;
+
 impl Default for LimitsSpec {
     fn default() -> Self {
         Self {
-            parallelism: 1,
+            parallelism: 0,
             batch_rows_max: 8192,
             batch_bytes_max: ByteSize::mib(4),
             queue_rows_max: 65_536,

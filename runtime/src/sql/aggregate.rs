@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
-use datafusion::common::{Column, DataFusionError, Result};
+use arrow::datatypes::{FieldRef, Schema};
+use datafusion::common::{Column, DataFusionError, ExprSchema, Result, TableReference};
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -15,9 +15,11 @@ use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 
 use crate::engine::operators::aggregate::{AggregateCall, AggregatePlan, OutputColumn};
 use crate::plan::graph::{Node, NodeId, NodeKind};
-use crate::sql::WINDOW_BOUND;
-use crate::sql::lower::{Lowering, without_event_time};
+use crate::sql::WINDOW_PAIR;
+use crate::sql::lower::Lowering;
 use crate::sql::refuse::Refusal;
+use crate::sql::windows::bins::AssignNode;
+use crate::sql::windows::{bound, panes};
 
 /// What the region before the operator computes, column by column.
 struct Inputs {
@@ -44,7 +46,14 @@ struct Groups {
 impl Lowering<'_> {
     /// Adds the nodes of `aggregate` and returns the operator's.
     pub(crate) fn aggregate(&mut self, aggregate: Aggregate) -> Result<NodeId> {
+        if let Some(node) = self.aggregate_per_window(&aggregate)? {
+            return Ok(node);
+        }
         let groups = groups(&aggregate)?;
+        let (panes, aggregate) = match panes::pre_aggregated(&aggregate)? {
+            Some((windows, aggregate)) => (Some(windows), aggregate),
+            None => (None, aggregate),
+        };
         let simplifier =
             ExprSimplifier::new(SimplifyContext::builder().with_schema(aggregate.input.schema().clone()).build());
         let mut inputs = Inputs { expressions: Vec::new() };
@@ -64,11 +73,11 @@ impl Lowering<'_> {
         if output.len() != aggregate.schema.fields().len() {
             return Err(DataFusionError::Internal("an aggregate's columns are not its groups and its results".into()));
         }
-        let fields = aggregate.schema.fields().iter().map(|field| without_event_time(field));
+        let fields = aggregate.schema.fields().iter().map(|field| field.as_ref().clone());
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         // Its own step's late rows leave before it.
         let late = !self.windows_are_own(input);
-        let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone(), late };
+        let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone(), late, panes };
         let fingerprint = self.fingerprint(&aggregate);
         let node = Node {
             name: self.name("aggregate"),
@@ -85,19 +94,8 @@ impl Lowering<'_> {
 
     /// What the operator's state depends on: window, keys, aggregates, their types, and the modules that they call.
     fn fingerprint(&self, aggregate: &Aggregate) -> String {
-        let mut text = String::from("aggregate 2\n");
-        let mut windows = Vec::new();
-        let walked = datafusion::common::tree_node::TreeNode::apply(aggregate.input.as_ref(), |node: &LogicalPlan| {
-            if let Some((_, provider)) = crate::sql::relation::as_stream(node)
-                && let Some(window) =
-                    crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
-            {
-                windows.push(format!("tumble {} {}", window.size_ns, window.offset_ns));
-            }
-            Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
-        });
-        debug_assert!(walked.is_ok(), "the closure does not fail");
-        text.push_str(&windows.join("\n"));
+        let mut text = String::from("aggregate 3\n");
+        text.push_str(&windows_of(&aggregate.input));
         for (expression, (_, field)) in
             aggregate.group_expr.iter().chain(&aggregate.aggr_expr).zip(aggregate.schema.iter())
         {
@@ -113,6 +111,26 @@ impl Lowering<'_> {
     }
 }
 
+/// The windows that are assigned in `plan`, for fingerprints.
+pub(crate) fn windows_of(plan: &LogicalPlan) -> String {
+    let mut windows = Vec::new();
+    let walked = datafusion::common::tree_node::TreeNode::apply(plan, |node: &LogicalPlan| {
+        if let Some((_, provider)) = crate::sql::relation::as_stream(node)
+            && let Some(window) = crate::sql::relation::stream_of(&provider).and_then(|stream| stream.window.clone())
+        {
+            windows.push(format!("{}{}", window.kind.identity(), if window.panes { " in panes" } else { "" }));
+        }
+        if let LogicalPlan::Extension(extension) = node
+            && let Some(node) = extension.node.as_any().downcast_ref::<AssignNode>()
+        {
+            windows.push(node.window.kind.identity());
+        }
+        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+    });
+    debug_assert!(walked.is_ok(), "the closure does not fail");
+    windows.join("\n")
+}
+
 /// Tells window bounds from keys among the group expressions.
 fn groups(aggregate: &Aggregate) -> Result<Groups> {
     if matches!(aggregate.group_expr[..], [Expr::GroupingSet(_)]) {
@@ -126,7 +144,7 @@ fn groups(aggregate: &Aggregate) -> Result<Groups> {
         }
         let (_, field) = expression.to_field(aggregate.input.schema().as_ref())?;
         let column = matches!(expression.clone().unalias(), Expr::Column(_));
-        match field.metadata().get(WINDOW_BOUND).map(String::as_str).filter(|_| column) {
+        match bound(&field).filter(|_| column) {
             Some("start") => {
                 output.push(OutputColumn::Start);
                 start = Some(expression.clone());
@@ -141,18 +159,26 @@ fn groups(aggregate: &Aggregate) -> Result<Groups> {
             }
         }
     }
-    if start.is_none() && end.is_none() {
-        return Err(Refusal::NoWindow.into());
-    }
-    let other = |bound: &str| {
-        let schema = aggregate.input.schema();
-        let found = schema.iter().find(|(_, field)| field.metadata().get(WINDOW_BOUND).is_some_and(|b| b == bound));
-        found.map(|(qualifier, field)| Expr::Column(Column::new(qualifier.cloned(), field.name().clone())))
+    let input = aggregate.input.schema();
+    // The bound that is not written follows from the other one, if that can be.
+    let other = |known: &Expr, name: &'static str, wanted: &str| {
+        let Expr::Column(column) = known.clone().unalias() else { return Err(Refusal::NoWindow) };
+        if !input.field_from_column(&column).is_ok_and(|field| field.metadata().contains_key(WINDOW_PAIR)) {
+            return Err(Refusal::HalfWindow(name));
+        }
+        let found = input.iter().find(|(_, field)| bound(field) == Some(wanted));
+        let column = |(qualifier, field): (Option<&TableReference>, &FieldRef)| {
+            Expr::Column(Column::new(qualifier.cloned(), field.name().clone()))
+        };
+        found.map(column).ok_or(Refusal::NoWindow)
     };
-    match (start.or_else(|| other("start")), end.or_else(|| other("end"))) {
-        (Some(start), Some(end)) => Ok(Groups { start, end, keys, output }),
-        _ => Err(Refusal::NoWindow.into()),
-    }
+    let (start, end) = match (start, end) {
+        (Some(start), Some(end)) => (start, end),
+        (Some(start), None) => (start.clone(), other(&start, "window_start", "end")?),
+        (None, Some(end)) => (other(&end, "window_end", "start")?, end),
+        (None, None) => return Err(Refusal::NoWindow.into()),
+    };
+    Ok(Groups { start, end, keys, output })
 }
 
 /// An aggregate whose arguments are columns of the region before it.

@@ -13,13 +13,15 @@ use datafusion::datasource::provider_as_source;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder};
 
-use crate::engine::operators::window_assign::WindowAssignPlan;
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
-use crate::sql::EVENT_TIME;
-use crate::sql::marks;
+use crate::sql::pattern_node::PatternNode;
+use crate::sql::pushdown::push_down;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
+use crate::sql::subqueries;
+use crate::sql::windows::bins::AssignNode;
+use crate::sql::{join_prepare, marks, over};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -39,7 +41,8 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let output = self.region(marks::settle(plan)?, None)?;
+        let plan = subqueries::joined(marks::settle(join_prepare::prepare(plan)?)?, self.state)?;
+        let output = self.region(marks::settle(over::arrange(push_down(plan)?)?)?, None)?;
         check_names(&self.graph.nodes[output].schema)?;
         Ok(output)
     }
@@ -55,6 +58,8 @@ impl Lowering<'_> {
     pub(crate) fn region(&mut self, plan: LogicalPlan, kind: Option<&'static str>) -> Result<NodeId> {
         let mut inputs = Vec::new();
         let rewritten = plan.transform_down(|node| self.cut(node, &mut inputs))?.data;
+        // The stateful nodes say anew what their columns are.
+        let rewritten = marks::settle(rewritten)?;
         let region = Region::new(&rewritten, self.state.clone())?;
         let schema = region.schema().clone();
         let name = match kind {
@@ -70,7 +75,7 @@ impl Lowering<'_> {
     fn cut(&mut self, plan: LogicalPlan, inputs: &mut Vec<NodeId>) -> Result<Transformed<LogicalPlan>> {
         if let Some((scan, provider)) = as_stream(&plan) {
             let stream = stream_of(&provider).ok_or_else(|| internal("a stream that is none"))?;
-            let node = self.stream(stream);
+            let node = self.stream(stream)?;
             let slot = SlotRelation { index: input(inputs, node), schema: stream.schema.clone() };
             let slot = provider_as_source(Arc::new(slot));
             let scan = LogicalPlanBuilder::scan(scan.table_name.clone(), slot, None)?.build()?;
@@ -109,25 +114,22 @@ impl Lowering<'_> {
 
     /// Adds the nodes of a node of our own.
     fn extension(&mut self, extension: Extension) -> Result<NodeId> {
+        let any: &dyn std::any::Any = extension.node.as_any();
+        if let Some(node) = any.downcast_ref::<AssignNode>() {
+            return self.bins(node);
+        }
+        if let Some(node) = any.downcast_ref::<PatternNode>() {
+            return self.pattern(node);
+        }
         Err(Refusal::Other(extension.node.name().to_owned()).into())
     }
 
     /// The node whose output `stream` is; a windowed stream gets its operator.
-    fn stream(&mut self, stream: &StreamRelation) -> NodeId {
-        let Some(window) = &stream.window else { return stream.node };
-        let lag = marks::lag(stream.schema.field(window.time_column)).unwrap_or(0);
-        let plan = WindowAssignPlan { window: window.clone(), schema: stream.schema.clone() };
-        let node = Node {
-            name: self.name("tumble"),
-            step: Some(self.step.to_owned()),
-            inputs: vec![stream.node],
-            keys: None,
-            lags: vec![lag],
-            schema: stream.schema.clone(),
-            kind: NodeKind::Operator(Box::new(plan)),
-            fingerprint: None,
-        };
-        self.graph.add(node)
+    fn stream(&mut self, stream: &StreamRelation) -> Result<NodeId> {
+        match &stream.window {
+            Some(window) => self.window(stream.node, window, stream.schema.clone()),
+            None => Ok(stream.node),
+        }
     }
 
     /// True where the windows of what `node` gives out were assigned in this step.
@@ -141,7 +143,7 @@ impl Lowering<'_> {
     }
 
     /// A slot for the output of `node`, whose columns have the qualified names of `schema` and the marks of the node.
-    fn slot(&self, inputs: &mut Vec<NodeId>, node: NodeId, schema: &DFSchema) -> Result<LogicalPlan> {
+    pub(crate) fn slot(&self, inputs: &mut Vec<NodeId>, node: NodeId, schema: &DFSchema) -> Result<LogicalPlan> {
         let index = input(inputs, node);
         let table = format!("__state_{index}");
         let fields = self.graph.nodes[node].schema.fields().iter().enumerate();
@@ -155,13 +157,6 @@ impl Lowering<'_> {
             .project(names.collect::<Vec<_>>())?
             .build()
     }
-}
-
-/// What comes out of a window is no longer in the order of the time that its rows came with.
-pub(crate) fn without_event_time(field: &Field) -> Field {
-    let mut metadata = field.metadata().clone();
-    metadata.remove(EVENT_TIME);
-    field.clone().with_metadata(metadata)
 }
 
 /// The position of `node` among `inputs`, where it is added if it is new.
@@ -183,7 +178,7 @@ pub(crate) fn reads_stream(plan: &LogicalPlan) -> Result<bool> {
 }
 
 /// A stream in an expression's subquery (`IN (SELECT …)`) would have to be kept for ever.
-fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
+pub(crate) fn refuse_stream_subqueries(plan: &LogicalPlan) -> Result<()> {
     plan.apply_expressions(|expression| {
         expression.apply(|part| {
             let subquery = match part {

@@ -6,11 +6,16 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use datafusion::common::tree_node::{Transformed, TreeNode};
-use datafusion::common::{DFSchema, DFSchemaRef, Result};
+use datafusion::common::{DFSchema, DFSchemaRef, ExprSchema, JoinType, Result};
+use datafusion::logical_expr::expr::GroupingSet;
 use datafusion::logical_expr::logical_plan::Projection;
-use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan};
 
-use crate::sql::{EVENT_TIME, WINDOW_BOUND};
+use crate::sql::windows::{bins, bound, length_max};
+use crate::sql::{EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR, over};
+
+/// All marks.
+const MARKS: [&str; 4] = [EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR];
 
 /// The mark of a column whose times are those that the stream's watermark speaks of, or up to `lag` nanoseconds earlier:
 /// where the watermark has come to a time, no row will follow whose value is more than `lag` before it. What goes by
@@ -39,24 +44,63 @@ pub(crate) fn settle(plan: LogicalPlan) -> Result<LogicalPlan> {
                 LogicalPlan::Projection(Projection::try_new_with_schema(projection.expr, projection.input, schema)?)
             }
             LogicalPlan::Union(mut union) => {
-                let lags = furthest_behind(&union.inputs);
+                let lags = furthest(&union.inputs, lag);
+                let lengths = furthest(&union.inputs, length_max);
                 let schema = keep(&union.schema, |column, mark| {
                     let marks = union.inputs.iter().map(|input| input.schema().field(column).metadata().get(mark));
                     let marks: Vec<_> = marks.collect();
-                    // Times may lag behind differently; a start is no end.
-                    marks.iter().all(|m| m.is_some() && (mark == EVENT_TIME || *m == marks[0]))
+                    // Times may lag behind differently, and windows be of other lengths; a start is no end.
+                    let may_differ = mark == EVENT_TIME || mark == WINDOW_LENGTH;
+                    marks.iter().all(|m| m.is_some() && (may_differ || *m == marks[0]))
                 })?;
                 union.schema = mapped(&schema, |column, metadata| {
                     if let (Some(lag), true) = (lags[column], metadata.contains_key(EVENT_TIME)) {
                         metadata.extend(event_time(lag));
                     }
+                    if let (Some(length), Some(mark)) = (lengths[column], metadata.get_mut(WINDOW_LENGTH)) {
+                        *mark = length.to_string();
+                    }
                 })?;
                 LogicalPlan::Union(union)
+            }
+            LogicalPlan::Join(mut join) => {
+                join.schema = keep(&join.schema, |column, _| has_partner(&join, column))?;
+                LogicalPlan::Join(join)
+            }
+            LogicalPlan::Window(mut window) => {
+                window.schema = over::marked(&window)?;
+                LogicalPlan::Window(window)
+            }
+            LogicalPlan::Aggregate(aggregate) => {
+                let mut aggregate = aggregated(bins::windowed(aggregate)?)?;
+                let sets = aggregate.group_expr.clone();
+                aggregate.schema = keep(&aggregate.schema, |column, _| in_all_sets(&sets, column))?;
+                LogicalPlan::Aggregate(aggregate)
             }
             other => other,
         }))
     })?;
     Ok(settled.data)
+}
+
+/// True where the column of `join` is never null because a row of the other side has no partner.
+fn has_partner(join: &Join, column: usize) -> bool {
+    let of_left = column < join.left.schema().fields().len();
+    match join.join_type {
+        JoinType::Left => of_left,
+        JoinType::Right => !of_left,
+        JoinType::Full => false,
+        _ => true,
+    }
+}
+
+/// True where the column is a group, and one that no grouping set leaves out.
+fn in_all_sets(groups: &[Expr], column: usize) -> bool {
+    let [Expr::GroupingSet(all)] = groups else { return column < groups.len() };
+    match (all.distinct_expr().get(column), all) {
+        (Some(group), GroupingSet::GroupingSets(sets)) => sets.iter().all(|set| set.contains(group)),
+        _ => false,
+    }
 }
 
 /// True where `expression` is a column as it is. An event time may be cast to another precision: its order stays.
@@ -77,25 +121,61 @@ fn same(expression: &Expr, input: &DFSchema, mark: &str) -> bool {
 /// `schema` without the marks that `keeps` does not want.
 fn keep(schema: &DFSchemaRef, keeps: impl Fn(usize, &str) -> bool) -> Result<DFSchemaRef> {
     mapped(schema, |index, metadata| {
-        metadata.retain(|key, _| (key != EVENT_TIME && key != WINDOW_BOUND) || keeps(index, key));
+        metadata.retain(|key, _| !MARKS.contains(&key.as_str()) || keeps(index, key));
     })
 }
 
-/// By column: how far behind the watermark its times may be in any of `inputs`.
-fn furthest_behind(inputs: &[Arc<LogicalPlan>]) -> Vec<Option<i64>> {
+/// By column: the largest length of time that `of` finds in any of `inputs`.
+fn furthest(inputs: &[Arc<LogicalPlan>], of: impl Fn(&Field) -> Option<i64>) -> Vec<Option<i64>> {
     let columns = inputs.first().map_or(0, |input| input.schema().fields().len());
-    let of = |column: usize| inputs.iter().filter_map(|input| lag(input.schema().field(column))).max();
-    (0..columns).map(of).collect()
+    let in_column = |column: usize| inputs.iter().filter_map(|input| of(input.schema().field(column))).max();
+    (0..columns).map(in_column).collect()
+}
+
+/// `aggregate`, with marks on those of its groups that are bounds of its windows. As results come out when the watermark
+/// has come to their window's end, and only then, both bounds are event times: the end as it is, the start behind by the
+/// window's length.
+fn aggregated(aggregate: Aggregate) -> Result<Aggregate> {
+    let input = aggregate.input.schema();
+    let bounds: Vec<HashMap<String, String>> = unique(&aggregate.group_expr)
+        .into_iter()
+        .map(|group| {
+            let Expr::Column(column) = group.clone().unalias() else { return HashMap::new() };
+            let Ok(field) = input.field_from_column(&column) else { return HashMap::new() };
+            let mut metadata = field.metadata().clone();
+            metadata.retain(|key, _| MARKS.contains(&key.as_str()) && key != EVENT_TIME);
+            match bound(field) {
+                Some("end") => metadata.extend(event_time(0)),
+                Some(_) => metadata.extend(length_max(field).map(event_time).unwrap_or_default()),
+                None => metadata.clear(),
+            }
+            metadata
+        })
+        .collect();
+    let schema = mapped(&aggregate.schema, |column, metadata| {
+        metadata.retain(|key, _| !MARKS.contains(&key.as_str()));
+        metadata.extend(bounds.get(column).cloned().unwrap_or_default());
+    })?;
+    Aggregate::try_new_with_schema(aggregate.input, aggregate.group_expr, aggregate.aggr_expr, schema)
+}
+
+/// `GROUP BY k, k` has one column.
+fn unique(groups: &[Expr]) -> Vec<&Expr> {
+    let first = |(index, group): &(usize, &Expr)| !groups[..*index].contains(group);
+    groups.iter().enumerate().filter(first).map(|(_, group)| group).collect()
 }
 
 /// `schema` with its columns' metadata changed by `change`.
-fn mapped(schema: &DFSchemaRef, change: impl Fn(usize, &mut HashMap<String, String>)) -> Result<DFSchemaRef> {
+pub(crate) fn mapped(
+    schema: &DFSchemaRef,
+    change: impl Fn(usize, &mut HashMap<String, String>),
+) -> Result<DFSchemaRef> {
     let fields = schema.iter().enumerate().map(|(index, (qualifier, field))| {
         let mut metadata = field.metadata().clone();
         change(index, &mut metadata);
         let field: Field = field.as_ref().clone().with_metadata(metadata);
         (qualifier.cloned(), Arc::new(field))
     });
-    let fresh = DFSchema::new_with_metadata(fields.collect(), schema.metadata().clone())?;
+    let fresh = DFSchema::new_with_metadata(fields.collect(), schema.as_arrow().metadata().clone())?;
     Ok(Arc::new(fresh.with_functional_dependencies(schema.functional_dependencies().clone())?))
 }

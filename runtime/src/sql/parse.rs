@@ -8,8 +8,11 @@ use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::spec::problem::{Part, Problem, nearest};
+use crate::sql::as_of::{self, Version};
+use crate::sql::pattern_syntax::{self, Exclusion};
 use crate::sql::problems::Context;
-use crate::sql::tumble;
+use crate::sql::windows::flink;
+use crate::sql::windows::planner::Function;
 use crate::sql::wording::capitalised_down;
 
 /// The longest SQL text of a step.
@@ -56,6 +59,7 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         return Err(at(problem.hint("make it a step of its own"), place_of(semicolon)));
     }
     tokens.retain(|token| token.token != Token::SemiColon);
+    let tokens = flink::rewritten(tokens);
     let first = tokens.iter().find(|token| significant(token)).map_or((1, 1), place_of);
     let last =
         tokens.iter().rfind(|token| significant(token)).map(|token| (token.span.end.line, token.span.end.column));
@@ -69,26 +73,34 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         let problem = problem("a step is one SELECT; sources, tables and sinks are declared in YAML".into());
         return Err(at(problem.hint(hint), first));
     }
-    let mut statements = parse_tokens(state, context, tokens, last)?;
-    match statements.pop() {
-        Some(statement @ Statement::Query(_)) if statements.is_empty() => Ok(statement),
-        _ => Err(at(problem("a step is one SELECT".into()), first)),
-    }
+    let tokens = pattern_syntax::rewrite(tokens).map_err(|Exclusion(place)| {
+        let problem = problem("exclusions {- … -} in a pattern are not supported".into());
+        at(problem.hint("give CLASSIFIER() as a measure, and leave rows out by WHERE"), place)
+    })?;
+    let (mut statements, versions) = parse_tokens(state, context, tokens, last)?;
+    let mut statement = match statements.pop() {
+        Some(statement @ Statement::Query(_)) if statements.is_empty() => statement,
+        _ => return Err(at(problem("a step is one SELECT".into()), first)),
+    };
+    as_of::rewrite(&mut statement, versions)
+        .map_err(|(message, hint, place)| at(problem(message).hint(hint), place))?;
+    Ok(statement)
 }
 
-/// The statements that the tokens are. `last` is the place behind the last token, for what is missing there.
+/// The statements that the tokens are, and the versions of tables that they name. `last` is the place behind the last
+/// token, for what is missing there.
 fn parse_tokens(
     state: &SessionState,
     context: &Context<'_>,
-    tokens: Vec<TokenWithSpan>,
+    mut tokens: Vec<TokenWithSpan>,
     last: Option<(u64, u64)>,
-) -> Result<Vec<Statement>, Box<Problem>> {
+) -> Result<(Vec<Statement>, Vec<Version>), Box<Problem>> {
     let problem = |message: String| Problem::new(context.path.clone(), message);
     let limit = state.config_options().sql_parser.recursion_limit.get();
-    let parsed = Parser::new(&GenericDialect {})
-        .with_recursion_limit(limit)
-        .with_tokens_with_locations(tokens)
-        .parse_statements();
+    let parsed = as_of::lift(&mut tokens, limit).and_then(|versions| {
+        let mut parser = Parser::new(&GenericDialect {}).with_recursion_limit(limit).with_tokens_with_locations(tokens);
+        Ok((parser.parse_statements()?, versions))
+    });
     parsed.map_err(|error| {
         let (message, place) = match error {
             ParserError::RecursionLimitExceeded => {
@@ -244,8 +256,9 @@ fn syntax_hint(message: &str, place: Option<(u64, u64)>, sql: &str) -> Option<St
     const CLAUSES: &[&str] =
         &["FROM", "WHERE", "GROUP", "HAVING", "JOIN", "LEFT", "INNER", "UNION", "AND", "OR", "AS", "ON", "BETWEEN"];
     let upper = sql.to_uppercase();
-    if upper.contains("DESCRIPTOR(") || upper.contains("TUMBLE(TABLE") {
-        return Some(format!("write {}", tumble::USAGE));
+    if upper.contains("DESCRIPTOR") {
+        let named = Function::ALL.into_iter().find(|function| upper.contains(function.name()));
+        return Some(format!("write {}", named.unwrap_or(Function::Tumble).usage()));
     }
     let (line, column) = place?;
     let mut before: Vec<&str> = sql.split('\n').take(usize::try_from(line).ok()?).collect();

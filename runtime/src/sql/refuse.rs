@@ -3,9 +3,12 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, GroupByExpr, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, Statement, Visit, Visitor,
+    Distinct, Expr, Function, GroupByExpr, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, Statement,
+    Visit, Visitor, WindowFrameBound, WindowFrameUnits, WindowType,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
+
+use crate::sql::survey::{self, normalised};
 
 /// A query that cannot run over a stream without end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -14,18 +17,19 @@ pub(crate) enum Refusal {
     NoStream,
     #[error("DISTINCT over a stream would keep every row for ever")]
     Distinct,
-    #[error("OVER windows are not supported yet")]
-    Over,
+    #[error("{0}")]
+    Over(OverRefusal),
     #[error("ORDER BY over a stream would wait for its end, which never comes")]
     OrderBy,
     #[error("LIMIT over a stream has no meaning: the stream has no first rows of a whole")]
     Limit,
     #[error("GROUP BY without a window would keep every group for ever")]
     NoWindow,
-    #[error("GROUPING SETS, CUBE and ROLLUP are not supported over a stream")]
+    #[error("GROUPING SETS, CUBE and ROLLUP without a window in each of them would keep every group for ever")]
     GroupingSets,
-    #[error("a join of two streams would keep every row of both for ever")]
-    StreamJoin,
+    /// `right` is the name of what stands on the right of the join.
+    #[error("{why}")]
+    StreamJoin { why: String, hint: String, right: Option<String> },
     #[error("a {0} join that keeps the table's unmatched rows cannot end: a later row of the stream may still match")]
     OuterTable(String),
     #[error("a subquery over a stream would keep every row of it for ever")]
@@ -38,8 +42,10 @@ pub(crate) enum Refusal {
     SetOperation(&'static str),
     #[error("a recursive query over a stream would never end")]
     Recursive,
-    #[error("the window function {0} is not supported yet")]
-    LaterWindow(String),
+    #[error("GROUP BY {0} alone is not enough: several windows have the same one")]
+    HalfWindow(&'static str),
+    #[error("each row would be copied into {0} windows; at most {max} are possible", max = crate::sql::windows::lower::COPIES_MAX)]
+    ManyWindows(i64),
     #[error("{0} is not supported")]
     Clause(&'static str),
     #[error("`{0}` is not supported over a stream")]
@@ -49,44 +55,145 @@ pub(crate) enum Refusal {
     Unjudged,
 }
 
+/// An OVER window that cannot run over a stream without end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OverRefusal {
+    /// With the columns that are event time.
+    #[error("OVER must begin its ORDER BY with the event time, ascending: rows come out as time passes them")]
+    Order(Vec<String>),
+    #[error("a frame to UNBOUNDED FOLLOWING would wait for the stream's end, which never comes")]
+    Unbounded,
+    #[error("{0} needs all rows of its partition, and those of a stream have no end")]
+    Whole(String),
+    #[error("frames in GROUPS are not supported over a stream")]
+    Groups,
+    #[error("the frame begins after its end")]
+    EmptyFrame,
+    #[error("the frame's interval {0}")]
+    Interval(&'static str),
+    #[error("the offset and the default of {0} must be constants")]
+    Constant(String),
+    #[error("{0} looks further than 1,000,000 rows, all of which would be kept for each key")]
+    Reach(String),
+    #[error("{0} takes no FILTER")]
+    Filter(String),
+    #[error("{0} over all rows so far would keep every value for ever")]
+    Keeps(String),
+    #[error("LEAD with IGNORE NULLS would wait for ever where no value follows")]
+    LeadNulls,
+    #[error(
+        "two OVER windows that wait for following rows cannot stand in one query: the first leaves no order of time"
+    )]
+    TwiceAhead,
+}
+
+impl OverRefusal {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Order(times) => match times.first() {
+                Some(time) => return Some(format!("write OVER (PARTITION BY … ORDER BY {time})")),
+                None => {
+                    "this stream has no event time: give its source `event_time: {column: …, watermark: …}`, and pass \
+                     that column on"
+                }
+            },
+            Self::Unbounded => "end the frame with CURRENT ROW, n FOLLOWING or INTERVAL '1 minute' FOLLOWING",
+            Self::Whole(_) => "use ROW_NUMBER, RANK or DENSE_RANK, which count the rows so far",
+            Self::Groups => "write the frame in ROWS, or in RANGE with an interval",
+            Self::EmptyFrame => "write the earlier bound first: BETWEEN 5 PRECEDING AND 2 PRECEDING",
+            Self::Interval(_) => {
+                "write it in days, hours or seconds: RANGE BETWEEN INTERVAL '1 minute' PRECEDING AND CURRENT ROW"
+            }
+            Self::Constant(_) => "write numbers: lag(value, 2, 0)",
+            Self::Reach(_) => "write a smaller number",
+            Self::Filter(_) => "filter in a step before, or write CASE WHEN … THEN … END as its argument",
+            Self::Keeps(_) => {
+                "bound the frame: ROWS BETWEEN 99 PRECEDING AND CURRENT ROW, or RANGE BETWEEN INTERVAL '1 hour' \
+                 PRECEDING AND CURRENT ROW"
+            }
+            Self::LeadNulls => "leave the nulls out in a step before: WHERE value IS NOT NULL",
+            Self::TwiceAhead => "give them the same PARTITION BY and ORDER BY, or let all but one look back only",
+        };
+        Some(hint.to_owned())
+    }
+
+    /// True where this may be about `function`.
+    fn is_about(&self, function: &Function) -> bool {
+        let Some(WindowType::WindowSpec(spec)) = &function.over else { return function.over.is_some() };
+        let name = function.name.to_string().to_uppercase();
+        let frame = spec.window_frame.as_ref();
+        match self {
+            Self::Order(times) => !spec.order_by.first().is_some_and(|order| {
+                let column = match &order.expr {
+                    Expr::Identifier(ident) => Some(ident),
+                    Expr::CompoundIdentifier(idents) => idents.last(),
+                    _ => None,
+                };
+                let names = column.is_some_and(|ident| times.contains(&normalised(ident)));
+                names && order.options.asc != Some(false)
+            }),
+            Self::Unbounded => match frame {
+                Some(frame) => matches!(frame.end_bound, Some(WindowFrameBound::Following(None))),
+                None => spec.order_by.is_empty(),
+            },
+            Self::Groups => frame.is_some_and(|frame| frame.units == WindowFrameUnits::Groups),
+            Self::Interval(_) => frame.is_some_and(|frame| frame.units == WindowFrameUnits::Range),
+            Self::EmptyFrame => frame.is_some(),
+            Self::Whole(of) | Self::Constant(of) | Self::Reach(of) | Self::Filter(of) => name == *of,
+            Self::Keeps(of) => of.starts_with(&name),
+            Self::LeadNulls => name == "LEAD",
+            Self::TwiceAhead => true,
+        }
+    }
+}
+
 impl Refusal {
     /// The nearest form that works.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NoStream => "name a source (without `table:`) or another step in FROM",
             Self::Distinct => {
-                "group in a window: SELECT …, window_start FROM TUMBLE(stream, ts, INTERVAL '1 minute') \
-                 GROUP BY …, window_start, window_end"
+                "within a window: SELECT DISTINCT …, window_start, window_end FROM TUMBLE(stream, ts, INTERVAL '1 minute')"
             }
-            Self::Over => {
-                "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"
+            Self::Over(over) => return over.hint(),
+            Self::OrderBy => {
+                "leave it out (rows keep their order per key), or order the rows of each window: FROM TUMBLE(stream, ts, \
+                 INTERVAL '1 minute') … ORDER BY window_end, …"
             }
-            Self::OrderBy => "leave it out; rows keep their order per key",
-            Self::Limit => "leave it out, or filter with WHERE",
+            Self::Limit => {
+                "number the rows of each window: SELECT … FROM TUMBLE(stream, ts, INTERVAL '1 minute') QUALIFY \
+                 ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY …) <= 3"
+            }
             Self::NoWindow => {
                 "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, window_end"
             }
-            Self::GroupingSets => "write one step per grouping",
-            Self::StreamJoin => {
-                "join a stream with a table (`table:` on the source), or bring streams together by UNION ALL"
+            Self::GroupingSets => {
+                "put a window into every grouping: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, \
+                 window_end, ROLLUP (…)"
             }
+            Self::StreamJoin { hint, .. } => hint,
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
-            Self::StreamSubquery => "use a table in the subquery",
-            Self::DuplicateColumn(_) => "give one of them another name with AS",
-            Self::SetOperation("UNION") => "write UNION ALL, which passes on the rows of both",
-            Self::SetOperation(_) => "filter with WHERE, or join with a table (`table:` on the source)",
-            Self::Recursive => "leave RECURSIVE out; a step may read other steps",
-            Self::LaterWindow(_) => "use TUMBLE(stream, ts, INTERVAL '1 minute')",
-            Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
-            Self::Clause("MATCH_RECOGNIZE") => {
-                "aggregate in a window, or look for the pattern in a function of your own"
+            Self::StreamSubquery => {
+                "use a table in the subquery, or rows of the same window: EXISTS (SELECT 1 FROM TUMBLE(b, ts, INTERVAL '1 \
+                 minute') b WHERE b.window_start = a.window_start AND b.window_end = a.window_end AND …)"
             }
+            Self::DuplicateColumn(_) => "give one of them another name with AS",
+            Self::SetOperation(_) => {
+                "within windows: select window_start and window_end in both, FROM TUMBLE(stream, ts, INTERVAL '1 minute')"
+            }
+            Self::Recursive => "leave RECURSIVE out; a step may read other steps",
+            Self::HalfWindow(_) => "write GROUP BY …, window_start, window_end",
+            Self::ManyWindows(_) => {
+                "aggregate in the same step, with window_start and window_end in GROUP BY only, or make the windows fewer: \
+                 a longer slide or step, one that divides the size"
+            }
+            Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
             Self::Clause("PIVOT" | "UNPIVOT") => "write one CASE WHEN … END per column",
             Self::Clause("TABLESAMPLE") => "filter with WHERE, such as WHERE random() < 0.1",
-            Self::Clause("QUALIFY" | "WINDOW") => {
-                "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"
+            Self::Clause("TOP" | "FETCH") => {
+                "number the rows of each window: SELECT … FROM TUMBLE(stream, ts, INTERVAL '1 minute') QUALIFY \
+                 ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY …) <= 3"
             }
-            Self::Clause("TOP" | "FETCH") => "leave it out, or filter with WHERE",
             Self::Clause("INTO") => "leave it out: a sink takes the step's rows by `from:`",
             Self::Clause("FOR UPDATE") => "leave it out",
             Self::Clause(_) => "leave it out",
@@ -122,23 +229,41 @@ impl Finder<'_> {
     fn select(&mut self, select: &Select) -> ControlFlow<()> {
         match self.refusal {
             Refusal::Distinct => match &select.distinct {
-                Some(Distinct::Distinct | Distinct::On(_)) => self.take(select.span()),
+                Some(Distinct::Distinct | Distinct::On(_)) => {
+                    self.take(select.projection.first().map_or(select.span(), Spanned::span))
+                }
                 _ => ControlFlow::Continue(()),
             },
-            Refusal::NoWindow | Refusal::GroupingSets => match &select.group_by {
+            Refusal::NoWindow | Refusal::GroupingSets | Refusal::HalfWindow(_) => match &select.group_by {
                 GroupByExpr::Expressions(expressions, _) if !expressions.is_empty() => self.take(expressions[0].span()),
                 GroupByExpr::All(_) | GroupByExpr::Expressions(..) => self.take(select.span()),
             },
-            Refusal::StreamJoin | Refusal::OuterTable(_) => {
+            Refusal::StreamJoin { right: Some(right), .. } => self.relation(select, right),
+            Refusal::StreamJoin { .. } | Refusal::OuterTable(_) => {
                 let join = select.from.iter().find_map(|from| from.joins.first());
                 match join {
                     Some(join) => self.take(join.relation.span()),
                     None => select.from.get(1).map_or(ControlFlow::Continue(()), |from| self.take(from.span())),
                 }
             }
+            Refusal::ManyWindows(_) => {
+                select.from.first().map_or(ControlFlow::Continue(()), |from| self.take(from.span()))
+            }
             Refusal::DuplicateColumn(_) | Refusal::NoStream | Refusal::Other(_) => self.take(select.span()),
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+impl Finder<'_> {
+    /// What has the name or alias `name` in FROM.
+    fn relation(&mut self, select: &Select, name: &str) -> ControlFlow<()> {
+        let joined = select.from.iter().flat_map(|from| from.joins.iter().map(|join| &join.relation));
+        let found = joined.chain(select.from.iter().map(|from| &from.relation)).find(|factor| {
+            let names = survey::name_of(factor).map(|read| read.name);
+            survey::alias_of(factor).or(names).as_deref() == Some(name)
+        });
+        found.map_or(ControlFlow::Continue(()), |factor| self.take(factor.span()))
     }
 }
 
@@ -166,6 +291,12 @@ impl Visitor for Finder<'_> {
         {
             return self.take(right.span());
         }
+        if let (Refusal::SetOperation(name), SetExpr::SetOperation { op, right, .. }) =
+            (self.refusal, query.body.as_ref())
+            && *name == set_operation(op)
+        {
+            return self.take(right.span());
+        }
         if let SetExpr::Select(select) = query.body.as_ref() {
             return self.select(select);
         }
@@ -174,11 +305,20 @@ impl Visitor for Finder<'_> {
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match (self.refusal, expression) {
-            (Refusal::Over, Expr::Function(function)) if function.over.is_some() => self.take(expression.span()),
+            (Refusal::Over(over), Expr::Function(function)) if over.is_about(function) => self.take(expression.span()),
             (Refusal::StreamSubquery, Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Subquery(_)) => {
                 self.take(expression.span())
             }
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+/// The name of a set operation, as refusals have it.
+fn set_operation(op: &SetOperator) -> &'static str {
+    match op {
+        SetOperator::Union => "UNION",
+        SetOperator::Except | SetOperator::Minus => "EXCEPT",
+        SetOperator::Intersect => "INTERSECT",
     }
 }

@@ -6,7 +6,7 @@
 //! are evaluated by [`direct`].
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
@@ -21,7 +21,7 @@ use datafusion::physical_plan::joins::HashJoinExec;
 use futures::TryStreamExt;
 
 use crate::sql::direct::{self, Branch};
-use crate::sql::relation::{Leaf, LeafExec, SlotRelation, TableRows, as_slot, internal};
+use crate::sql::relation::{Leaf, LeafExec, Slot, SlotRelation, TableRows, as_slot, internal};
 
 /// After so many runs everything is reset, because a kept join gathers metrics with every run.
 const RUNS_PER_FULL_RESET: u32 = 1024;
@@ -49,6 +49,16 @@ impl Region {
         let fields = fields.map(|(field, marked)| field.as_ref().clone().with_metadata(marked.metadata().clone()));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         Ok(Self { plan, state, schema })
+    }
+
+    /// The same, whose columns have the marks of `schema`.
+    pub(crate) fn marked(self, schema: SchemaRef) -> Self {
+        Self { schema, ..self }
+    }
+
+    /// What it does.
+    pub(crate) fn plan(&self) -> &LogicalPlan {
+        &self.plan
     }
 
     /// The columns of the result.
@@ -112,8 +122,6 @@ impl Region {
     }
 }
 
-type Slot = Arc<Mutex<Option<RecordBatch>>>;
-
 /// A physical plan, for one shard. Never run by two tasks at once: running needs `&mut`.
 pub(crate) struct RegionInstance {
     plan: Arc<dyn ExecutionPlan>,
@@ -134,9 +142,18 @@ impl RegionInstance {
             return direct::run(branches, &self.schema, input, batch);
         }
         self.reset()?;
-        self.fill(Some((input, batch)));
+        self.fill(|index| if index == input { vec![batch.clone()] } else { vec![] });
         let result = self.execute().await;
-        self.fill(None);
+        self.fill(|_| vec![]);
+        result
+    }
+
+    /// The result of the SQL where each of the region's inputs holds these batches.
+    pub(crate) async fn run_all(&mut self, inputs: &[Vec<RecordBatch>]) -> Result<Vec<RecordBatch>> {
+        self.reset()?;
+        self.fill(|index| inputs.get(index).cloned().unwrap_or_default());
+        let result = self.execute().await;
+        self.fill(|_| vec![]);
         result
     }
 
@@ -151,10 +168,10 @@ impl RegionInstance {
         Self { direct: None, ..self }
     }
 
-    fn fill(&self, filled: Option<(usize, &RecordBatch)>) {
+    /// Puts into each slot what `content` says of its input.
+    fn fill(&self, content: impl Fn(usize) -> Vec<RecordBatch>) {
         for (index, slot) in &self.slots {
-            let content = filled.filter(|(input, _)| input == index).map(|(_, batch)| batch.clone());
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = content;
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = content(*index);
         }
     }
 

@@ -22,7 +22,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use datafusion::physical_plan::{PhysicalExpr, statistics::StatisticsArgs};
 
 use crate::plan::graph::NodeId;
-use crate::sql::tumble::Tumble;
+use crate::sql::windows::Window;
 
 /// A stream in FROM: the output of a node of the graph, perhaps with a window function around it.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct StreamRelation {
     /// The columns, with those that the window adds.
     pub(crate) schema: SchemaRef,
     /// The window function.
-    pub(crate) window: Option<Tumble>,
+    pub(crate) window: Option<Window>,
 }
 
 /// A table in FROM: its rows at this moment.
@@ -137,11 +137,21 @@ pub(crate) fn as_slot(plan: &LogicalPlan, index: usize) -> Option<&TableScan> {
     any.downcast_ref::<SlotRelation>().is_some_and(|slot| slot.index == index).then_some(scan)
 }
 
+/// The number of the input that `scan` reads; `None` where it reads something else.
+pub(crate) fn as_any_slot(scan: &TableScan) -> Option<usize> {
+    let provider = datafusion::datasource::source_as_provider(&scan.source).ok()?;
+    let any: &dyn Any = provider.as_ref();
+    any.downcast_ref::<SlotRelation>().map(|slot| slot.index)
+}
+
+/// What an input of a plan holds during a run.
+pub(crate) type Slot = Arc<Mutex<Vec<RecordBatch>>>;
+
 /// Where a leaf's rows come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Leaf {
-    /// The batch in the slot, which is set before each run. The number is the region's input.
-    Slot(usize, Arc<Mutex<Option<RecordBatch>>>),
+    /// The batches in the slot, which are set before each run. The number is the region's input.
+    Slot(usize, Slot),
     /// The table's rows.
     Table(TableRows),
 }
@@ -227,11 +237,11 @@ impl ExecutionPlan for LeafExec {
     }
 
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let batch = match &self.leaf {
+        let mut batches = match &self.leaf {
             Leaf::Slot(_, slot) => slot.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            Leaf::Table(rows) => Some(RecordBatch::clone(&rows.load())),
+            Leaf::Table(rows) => vec![RecordBatch::clone(&rows.load())],
         };
-        let batches = batch.into_iter().filter(|batch| batch.num_rows() > 0).collect();
+        batches.retain(|batch| batch.num_rows() > 0);
         let stream = MemoryStream::try_new(batches, self.schema.clone(), self.projection.clone())?;
         Ok(Box::pin(stream))
     }

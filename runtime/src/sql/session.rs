@@ -5,8 +5,10 @@ use std::sync::Arc;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
-use crate::sql::clock;
-use crate::sql::tumble::{Streams, TumblePlanner};
+use crate::sql::pattern_plan::PatternPlanner;
+use crate::sql::windows::planner::{Streams, WindowPlanner};
+
+use crate::sql::{as_of, clock};
 
 /// The rows per batch inside a physical plan.
 const BATCH_ROWS: usize = 8192;
@@ -22,11 +24,13 @@ pub(crate) fn create(streams: Streams) -> datafusion::common::Result<SessionCont
     options.sql_parser.collect_spans = true;
     let mut state: SessionState = SessionStateBuilder::new().with_config(config).with_default_features().build();
     datafusion_functions_json::register_all(&mut state)?;
-    state.register_relation_planner(Arc::new(TumblePlanner(streams)))?;
+    state.register_relation_planner(Arc::new(WindowPlanner(streams)))?;
+    state.register_relation_planner(Arc::new(PatternPlanner))?;
     let context = SessionContext::new_with_state(state);
     for function in clock::functions() {
         context.register_udf(function);
     }
+    context.register_udf(as_of::function());
     Ok(context)
 }
 
@@ -34,5 +38,6 @@ pub(crate) fn create(streams: Streams) -> datafusion::common::Result<SessionCont
 pub(crate) fn function_names(session: &SessionContext) -> Vec<String> {
     let state = session.state();
     let names = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
-    names.chain(state.window_functions().keys()).cloned().collect()
+    let names = names.chain(state.window_functions().keys());
+    names.filter(|name| *name != as_of::MARKER).cloned().collect()
 }

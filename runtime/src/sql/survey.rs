@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, Join, JoinOperator, Query, Select, SetExpr,
-    SetOperator, SetQuantifier, Spanned, Statement, TableFactor, TableFunctionArgs, Visit, Visitor,
+    Expr, FunctionArg, FunctionArgExpr, Ident, Join, JoinOperator, Query, Select, Spanned, Statement, TableFactor,
+    TableFunctionArgs, Visit, Visitor,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -63,7 +63,7 @@ impl Visitor for Names {
 }
 
 /// The name that a factor of FROM reads; of a window function the one in its arguments.
-fn name_of(factor: &TableFactor) -> Option<Read> {
+pub(crate) fn name_of(factor: &TableFactor) -> Option<Read> {
     let (name, arguments) = match factor {
         TableFactor::Table { name, args, .. } => (name, args.as_ref().map(|args| &args.args)),
         TableFactor::Function { name, args, .. } => (name, Some(args)),
@@ -84,6 +84,20 @@ fn name_of(factor: &TableFactor) -> Option<Read> {
     }
 }
 
+/// The alias of a factor of FROM.
+pub(crate) fn alias_of(factor: &TableFactor) -> Option<String> {
+    let alias = match factor {
+        TableFactor::Table { alias, .. }
+        | TableFactor::Derived { alias, .. }
+        | TableFactor::Function { alias, .. }
+        | TableFactor::UNNEST { alias, .. }
+        | TableFactor::MatchRecognize { alias, .. }
+        | TableFactor::NestedJoin { alias, .. } => alias.as_ref(),
+        _ => None,
+    };
+    alias.map(|alias| normalised(&alias.name))
+}
+
 /// The names by which columns can be told apart: aliases, and names without one.
 pub(crate) fn aliases(statement: &Statement) -> Vec<String> {
     #[derive(Default)]
@@ -92,15 +106,7 @@ pub(crate) fn aliases(statement: &Statement) -> Vec<String> {
         type Break = ();
 
         fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-            let alias = match factor {
-                TableFactor::Table { alias, .. }
-                | TableFactor::Derived { alias, .. }
-                | TableFactor::Function { alias, .. }
-                | TableFactor::UNNEST { alias, .. }
-                | TableFactor::NestedJoin { alias, .. } => alias.as_ref(),
-                _ => None,
-            };
-            let name = alias.map(|alias| normalised(&alias.name)).or_else(|| name_of(factor).map(|read| read.name));
+            let name = alias_of(factor).or_else(|| name_of(factor).map(|read| read.name));
             self.0.extend(name.filter(|name| !self.0.contains(name)));
             ControlFlow::Continue(())
         }
@@ -155,9 +161,6 @@ impl Survey<'_> {
         if let Some(with) = query.with.as_ref().filter(|with| with.recursive) {
             self.refuse(Refusal::Recursive, with.with_token.0.span);
         }
-        if let Some(order) = &query.order_by {
-            self.refuse(Refusal::OrderBy, order.span());
-        }
         if let Some(limit) = &query.limit_clause {
             self.refuse(Refusal::Limit, limit.span());
         }
@@ -167,34 +170,11 @@ impl Survey<'_> {
         if !query.locks.is_empty() {
             self.refuse(Refusal::Clause("FOR UPDATE"), query.body.span());
         }
-        self.body(&query.body);
-    }
-
-    fn body(&mut self, body: &SetExpr) {
-        let SetExpr::SetOperation { op, set_quantifier, left, right } = body else { return };
-        self.body(left);
-        self.body(right);
-        let name = match op {
-            SetOperator::Union if matches!(set_quantifier, SetQuantifier::None | SetQuantifier::Distinct) => "UNION",
-            SetOperator::Union => return,
-            SetOperator::Except | SetOperator::Minus => "EXCEPT",
-            SetOperator::Intersect => "INTERSECT",
-        };
-        self.refuse(Refusal::SetOperation(name), right.span());
     }
 
     fn select(&mut self, select: &Select) {
         if !self.reads_stream(&select.from) {
             return;
-        }
-        if matches!(select.distinct, Some(Distinct::Distinct | Distinct::On(_))) {
-            self.refuse(Refusal::Distinct, select.projection.first().map_or(select.span(), Spanned::span));
-        }
-        if let Some(qualify) = &select.qualify {
-            self.refuse(Refusal::Clause("QUALIFY"), qualify.span());
-        }
-        if let Some(window) = select.named_window.first() {
-            self.refuse(Refusal::Clause("WINDOW"), window.0.span);
         }
         for (there, name) in [
             (select.top.is_some(), "TOP"),
@@ -210,21 +190,9 @@ impl Survey<'_> {
                 self.refuse(Refusal::Clause(name), select.span());
             }
         }
-        if let GroupByExpr::Expressions(expressions, modifiers) = &select.group_by {
-            let sets = |e: &&Expr| matches!(e, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_));
-            if let Some(expression) = expressions.iter().find(sets) {
-                self.refuse(Refusal::GroupingSets, expression.span());
-            } else if !modifiers.is_empty() {
-                self.refuse(Refusal::GroupingSets, select.group_by.span());
-            }
-        }
         let mut stream_before = false;
         for from in &select.from {
-            let stream = self.reads_stream(&from.relation);
-            if stream && stream_before {
-                self.refuse(Refusal::StreamJoin, from.relation.span());
-            }
-            stream_before |= stream;
+            stream_before |= self.reads_stream(&from.relation);
             for join in &from.joins {
                 stream_before |= self.join(join, stream_before);
             }
@@ -236,7 +204,7 @@ impl Survey<'_> {
         let right = self.reads_stream(&join.relation);
         let span = join.relation.span();
         if left && right {
-            self.refuse(Refusal::StreamJoin, span);
+            // Whether its state is bounded, lowering knows.
             return true;
         }
         let keeps_table = match &join.join_operator {
@@ -266,21 +234,15 @@ impl Visitor for Survey<'_> {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
-        const LATER: &[&str] = &["hop", "cumulate", "session"];
         match factor {
-            TableFactor::Table { name, args: Some(TableFunctionArgs { args, .. }), .. }
-            | TableFactor::Function { name, args, .. } => {
+            TableFactor::Table { args: Some(TableFunctionArgs { args, .. }), .. }
+            | TableFactor::Function { args, .. } => {
                 for argument in args {
                     if let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query))) = argument {
                         self.arguments.push(query.span());
                     }
                 }
-                let function = name.to_string().to_lowercase();
-                if LATER.contains(&function.as_str()) {
-                    self.refuse(Refusal::LaterWindow(function.to_uppercase()), name.span());
-                }
             }
-            TableFactor::MatchRecognize { .. } => self.refuse(Refusal::Clause("MATCH_RECOGNIZE"), factor.span()),
             TableFactor::Pivot { .. } => self.refuse(Refusal::Clause("PIVOT"), factor.span()),
             TableFactor::Unpivot { .. } => self.refuse(Refusal::Clause("UNPIVOT"), factor.span()),
             TableFactor::Derived { lateral: true, .. } => self.refuse(Refusal::Clause("LATERAL"), factor.span()),
@@ -294,12 +256,9 @@ impl Visitor for Survey<'_> {
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match expression {
-            Expr::Function(function) if function.over.is_some() => self.refuse(Refusal::Over, expression.span()),
-            // TUMBLE says by itself what it takes.
+            // A window function says by itself what it takes.
             Expr::Subquery(subquery) if self.arguments.contains(&subquery.span()) => {}
-            Expr::InSubquery { subquery, .. } | Expr::Exists { subquery, .. } | Expr::Subquery(subquery)
-                if self.reads_stream(subquery.as_ref()) =>
-            {
+            Expr::Subquery(subquery) if self.reads_stream(subquery.as_ref()) => {
                 self.refuse(Refusal::StreamSubquery, expression.span());
             }
             _ => {}

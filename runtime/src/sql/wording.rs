@@ -2,7 +2,9 @@
 //!
 //! DataFusion has no error codes; its texts are matched here, and the tests of the planner show when one has changed.
 
+use crate::spec::problem::nearest;
 use crate::sql::types;
+use crate::sql::windows::planner::Function;
 
 /// An error in our words.
 pub(crate) struct Said {
@@ -98,7 +100,8 @@ fn names(text: &str) -> Option<Said> {
         return said(message, "give one of them another name with AS", Place::Word(name.to_owned()));
     }
     if let Some(name) = between(text, "table function '", "' not found") {
-        let hint = format!("a window is {}", super::tumble::USAGE);
+        let near = nearest(name, Function::ALL.into_iter().map(Function::name)).and_then(Function::named);
+        let hint = format!("a window is {}", near.unwrap_or(Function::Tumble).usage());
         return said(format!("there is no table function `{name}`"), &hint, Place::Word(name.to_owned()));
     }
     if let Some(name) = after(text, "Unsupported SQL type ") {

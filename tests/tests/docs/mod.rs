@@ -29,15 +29,19 @@ fn pages() -> Vec<(PathBuf, String)> {
     let root = repository();
     let mut files: Vec<PathBuf> =
         ["README.md", "ARCHITECTURE.md", "udf-sdk/README.md"].map(|name| root.join(name)).into();
-    files.extend(std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path()));
+    for folder in ["docs", "docs/sql"] {
+        let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten();
+        files.extend(entries.map(|entry| entry.unwrap().path()));
+    }
     files.retain(|file| file.extension().is_some_and(|ending| ending == "md") && file.is_file());
     files.sort();
     files.into_iter().map(|file| (file.clone(), std::fs::read_to_string(&file).unwrap())).collect()
 }
 
-/// The ```yaml blocks of a page: the line of the first line, and the text.
-fn yaml_blocks(text: &str) -> Vec<(usize, String)> {
+/// The blocks of a page in `language`: the line of the first line, and the text.
+fn blocks(text: &str, language: &str) -> Vec<(usize, String)> {
     let mut blocks = Vec::new();
+    let begin = format!("```{language}");
     let mut open: Option<(usize, String)> = None;
     for (index, line) in text.lines().enumerate() {
         match &mut open {
@@ -46,7 +50,7 @@ fn yaml_blocks(text: &str) -> Vec<(usize, String)> {
                 block.push_str(line);
                 block.push('\n');
             }
-            None if line.trim_end() == "```yaml" => open = Some((index + 2, String::new())),
+            None if line.trim_end() == begin => open = Some((index + 2, String::new())),
             None => {}
         }
     }
@@ -105,7 +109,7 @@ async fn every_whole_pipeline_in_the_documentation_can_run() {
     let file = folder.path().join("pipelines/from-the-documentation.yaml");
     let mut checked = 0;
     for (page, text) in pages() {
-        for (line, block) in yaml_blocks(&text).into_iter().filter(|(_, block)| is_pipeline(block)) {
+        for (line, block) in blocks(&text, "yaml").into_iter().filter(|(_, block)| is_pipeline(block)) {
             // ARCHITECTURE.md shows one whose files are not there.
             if page.ends_with("ARCHITECTURE.md") {
                 continue;
@@ -125,6 +129,57 @@ async fn every_pipeline_that_ships_can_run() {
     for file in files {
         can_run(&file.display().to_string(), |options| spec::load(&file, &options)).await;
     }
+}
+
+/// The SQL of all steps of the golden folder `name`, or of the shipped pipeline of that name.
+fn golden_sql(name: &str) -> Vec<String> {
+    let pipelines = repository().join("pipelines");
+    let own = pipelines.join("tests").join(name).join("pipeline.yaml");
+    let file = if own.exists() { own } else { pipelines.join(format!("{name}.yaml")) };
+    assert!(file.exists(), "there is no golden folder {name}");
+    let env: spec::Environment = Arc::new(|name: &str| (name == "OUTPUT").then(|| "out".to_owned()));
+    let loaded = spec::load(&file, &LoadOptions { env, ..LoadOptions::default() });
+    let spec = loaded.spec.unwrap_or_else(|| panic!("{}: {:?}", file.display(), loaded.problems));
+    spec.steps.values().map(|step| level(&step.sql)).collect()
+}
+
+/// `text` without the white space around it and before all of its lines.
+fn level(text: &str) -> String {
+    let lines = text.lines().map(str::trim_end).skip_while(|line| line.is_empty());
+    let lines: Vec<&str> = lines.collect();
+    let indents = lines.iter().filter(|line| !line.is_empty()).map(|line| line.len() - line.trim_start().len());
+    let indent = indents.min().unwrap_or(0);
+    let lines: Vec<&str> = lines.iter().map(|line| line.get(indent..).unwrap_or_default()).collect();
+    lines.join("\n").trim_end().to_owned()
+}
+
+/// The folder that `<!-- golden: FOLDER -->` names in the line above the block that starts in line `line`.
+fn golden_above(text: &str, line: usize) -> Option<&str> {
+    // Line numbers count from 1; the line above the block's first is its fence.
+    let above = text.lines().nth(line.checked_sub(3)?)?;
+    above.trim().strip_prefix("<!-- golden: ")?.strip_suffix(" -->")
+}
+
+#[test]
+fn every_query_in_the_sql_pages_is_one_that_a_golden_test_runs() {
+    let root = repository().join("docs");
+    let mut checked = 0;
+    for (page, text) in pages() {
+        if page != root.join("sql.md") && !page.starts_with(root.join("sql")) {
+            continue;
+        }
+        for (line, block) in blocks(&text, "sql") {
+            let shown = format!("{}:{line}", page.display());
+            let folder = golden_above(&text, line).unwrap_or_else(|| {
+                panic!("{shown}: the line above the block must be <!-- golden: FOLDER -->, with a folder of pipelines/tests")
+            });
+            let steps = golden_sql(folder);
+            let found = steps.contains(&level(&block));
+            assert!(found, "{shown}: no step of {folder} has this SQL; its steps are:\n\n{}", steps.join("\n\n"));
+            checked += 1;
+        }
+    }
+    assert!(checked >= 4, "only {checked} queries were found in the SQL pages");
 }
 
 /// `text` with everything between the marks made anew.

@@ -138,6 +138,11 @@ enum LongKeys {
 }
 
 impl EncodedKeys {
+    /// How many bytes the keys take that are not long.
+    pub(crate) fn memory(&self) -> usize {
+        self.keys.capacity() * size_of::<Key>() + self.hashes.capacity() * size_of::<u32>()
+    }
+
     /// The bytes of the long key of `row`.
     #[inline]
     pub(super) fn bytes(&self, row: usize) -> &[u8] {

@@ -209,6 +209,11 @@ impl KeyTable {
         order.into_iter().map(|(_, number)| number).collect()
     }
 
+    /// How the keys with the numbers `a` and `b` are ordered.
+    pub(crate) fn order(&self, a: u32, b: u32) -> Ordering {
+        self.compare(self.key(a), self.key(b))
+    }
+
     fn compare(&self, a: Key, b: Key) -> Ordering {
         if !a.is_long() && !b.is_long() {
             return a.cmp(&b);

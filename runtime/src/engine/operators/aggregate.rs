@@ -20,10 +20,12 @@ use datafusion::physical_plan::PhysicalExpr;
 use crate::engine::error::RunError;
 use crate::engine::keyed::{EncodedKeys, KeyEncoder, KeyTable, Selection};
 use crate::engine::operator::{Description, Operator, OperatorPlan, Output, Site, StateSize};
-use crate::engine::operators::aggregate_state;
+use crate::engine::operators::pane_aggregate::{PaneAggregate, SealedPane};
+use crate::engine::operators::window_bounds::Windows;
 use crate::engine::operators::window_parts::{Part, WindowKey, parts};
+use crate::engine::operators::{aggregate_state, packed};
 use crate::engine::times;
-use crate::sql::tumble::unit_ns;
+use crate::sql::windows::{WindowKind, unit_ns};
 
 /// The most rows of a batch of results.
 const OUTPUT_ROWS_MAX: usize = 8192;
@@ -43,12 +45,18 @@ pub(crate) struct AggregatePlan {
     pub(crate) schema: SchemaRef,
     /// Rows may come after their window has closed: another step has made the windows.
     pub(crate) late: bool,
+    /// The windows, where the input's bounds are those of their panes.
+    pub(crate) panes: Option<WindowKind>,
 }
 
 #[async_trait]
 impl OperatorPlan for AggregatePlan {
     async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError> {
-        Ok(Box::new(WindowAggregate::new(self.clone(), site.step)?))
+        let operator = WindowAggregate::new(self.clone(), site.step)?;
+        Ok(match self.panes.as_ref().and_then(Windows::new) {
+            Some(windows) => Box::new(PaneAggregate::new(operator, windows)),
+            None => Box::new(operator),
+        })
     }
 
     fn late(&self) -> Vec<SchemaRef> {
@@ -57,10 +65,19 @@ impl OperatorPlan for AggregatePlan {
 
     fn describe(&self) -> Description {
         let calls: Vec<&str> = self.calls.iter().map(|call| call.aggregate.name()).collect();
+        let (keeps, freed) = match &self.panes {
+            None => {
+                ("one accumulator per aggregate, open window and group", "when the watermark comes to the window's end")
+            }
+            Some(_) => (
+                "one accumulator per aggregate, pane and group: a pane is a span whose rows are in the same windows",
+                "when the watermark comes to the end of the pane's last window",
+            ),
+        };
         Description {
             does: format!("aggregates each window: {}", calls.join(", ")),
-            keeps: Some("one accumulator per aggregate, open window and group".to_owned()),
-            freed: Some("when the watermark passes the window's end".to_owned()),
+            keeps: Some(keeps.to_owned()),
+            freed: Some(freed.to_owned()),
         }
     }
 }
@@ -126,12 +143,16 @@ pub(crate) struct WindowAggregate {
     step: String,
     pub(super) encoder: KeyEncoder,
     pub(super) windows: BTreeMap<WindowKey, Window>,
+    /// Panes that have given out their state; empty where windows are not made of panes.
+    pub(super) sealed: BTreeMap<WindowKey, SealedPane>,
+    /// Where windows are made of panes: those that end up to this time have been given out. In nanoseconds.
+    pub(super) given_out: i64,
     /// The table of a window that closed: the next one takes its memory.
     spare: Option<KeyTable>,
     /// The event time up to which windows have closed, in nanoseconds.
     watermark: i64,
     /// How many nanoseconds the unit of the window bounds has.
-    unit_ns: i64,
+    pub(super) unit_ns: i64,
     /// By aggregate and argument: constants, as many of them as the largest batch so far had rows.
     constants: Vec<Vec<Option<ArrayRef>>>,
     /// Keys and groups of the batch at hand; kept to reuse their memory.
@@ -154,6 +175,8 @@ impl WindowAggregate {
             step,
             encoder,
             windows: BTreeMap::new(),
+            sealed: BTreeMap::new(),
+            given_out: i64::MIN,
             spare: None,
             watermark: i64::MIN,
             unit_ns,
@@ -169,17 +192,27 @@ impl WindowAggregate {
 
     /// New accumulators, one per aggregate.
     pub(super) fn accumulators(&self) -> DataFusionResult<Vec<Box<dyn GroupsAccumulator>>> {
-        self.plan.calls.iter().map(|call| accumulator(&call.aggregate)).collect()
+        let packed = packed::accumulators(&self.plan.calls, &self.plan.input);
+        let calls = self.plan.calls.iter().zip(packed);
+        calls.map(|(call, packed)| packed.map_or_else(|| accumulator(&call.aggregate), Ok)).collect()
     }
 
     /// The open window `key`, and what else is needed to put rows into it.
     pub(super) fn window(&mut self, key: WindowKey) -> DataFusionResult<()> {
         if !self.windows.contains_key(&key) {
-            let table = (self.plan.keys > 0).then(|| self.spare.take().unwrap_or_default());
-            let window = Window { table, accumulators: self.accumulators()? };
+            let window = match self.sealed.remove(&key) {
+                Some(sealed) => sealed.opened(self.accumulators()?)?,
+                None => self.empty_window()?,
+            };
             self.windows.insert(key, window);
         }
         Ok(())
+    }
+
+    /// A window without groups.
+    pub(super) fn empty_window(&mut self) -> DataFusionResult<Window> {
+        let table = (self.plan.keys > 0).then(|| self.spare.take().unwrap_or_default());
+        Ok(Window { table, accumulators: self.accumulators()? })
     }
 
     fn is_closed(&self, key: WindowKey) -> bool {
@@ -244,7 +277,7 @@ impl WindowAggregate {
     }
 
     /// Gives out the rows of a window that closes.
-    fn close(&mut self, (end, start): WindowKey, window: Window, out: &mut Output) -> DataFusionResult<()> {
+    pub(super) fn close(&mut self, (end, start): WindowKey, window: Window, out: &mut Output) -> DataFusionResult<()> {
         let count = window.group_count();
         let order = window.table.as_ref().map_or_else(|| vec![0], KeyTable::sorted);
         let mut accumulators = window.accumulators;
@@ -317,8 +350,10 @@ impl Operator for WindowAggregate {
         let accumulators = |window: &Window| window.accumulators.iter().map(|a| a.size()).sum::<usize>();
         let of = |window: &Window| window.table.as_ref().map_or(0, KeyTable::bytes) + accumulators(window);
         StateSize {
-            rows: self.windows.values().map(Window::group_count).sum(),
-            bytes: self.windows.values().map(of).sum(),
+            rows: self.windows.values().map(Window::group_count).sum::<usize>()
+                + self.sealed.values().map(|pane| pane.groups).sum::<usize>(),
+            bytes: self.windows.values().map(of).sum::<usize>()
+                + self.sealed.values().map(SealedPane::bytes).sum::<usize>(),
         }
     }
 }

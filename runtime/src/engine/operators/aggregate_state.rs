@@ -19,14 +19,14 @@ use crate::engine::operators::window_parts::WindowKey;
 
 /// The most rows of a batch of state: what is copied at a time while a snapshot is written.
 const STATE_ROWS_MAX: usize = 1 << 16;
-/// The columns of the window's bounds.
-const BOUNDS: usize = 2;
+/// The columns of the window's bounds, and of panes the time up to which windows have been given out.
+const BOUNDS: usize = 3;
 
 /// The columns: window bounds, keys, then the state of each accumulator.
 fn schema(operator: &WindowAggregate) -> Result<SchemaRef> {
     let bound = runs(&[])?.data_type().clone();
     let bound = |name: &str| Field::new(name, bound.clone(), false);
-    let mut fields = vec![bound("window_end"), bound("window_start")];
+    let mut fields = vec![bound("window_end"), bound("window_start"), bound("given_out")];
     for (index, field) in operator.plan.input.fields()[..operator.plan.keys].iter().enumerate() {
         fields.push(Field::new(format!("key_{index}"), field.data_type().clone(), true));
     }
@@ -53,6 +53,7 @@ fn runs(runs: &[(i64, usize)]) -> Result<ArrayRef> {
 struct Pieces {
     schema: SchemaRef,
     windows: Vec<(WindowKey, usize)>,
+    given_out: i64,
     /// By piece: all columns but the bounds.
     columns: Vec<Vec<ArrayRef>>,
     rows: usize,
@@ -83,7 +84,8 @@ impl Pieces {
         let bound = |bound: fn(&WindowKey) -> i64| -> Result<ArrayRef> {
             runs(&self.windows.iter().map(|(window, rows)| (bound(window), *rows)).collect::<Vec<_>>())
         };
-        let mut columns = vec![bound(|window| window.0)?, bound(|window| window.1)?];
+        let given_out = runs(&[(self.given_out, self.rows)])?;
+        let mut columns = vec![bound(|window| window.0)?, bound(|window| window.1)?, given_out];
         for (index, field) in self.schema.fields().iter().skip(BOUNDS).enumerate() {
             let pieces: Vec<&dyn Array> = self.columns.iter().map(|columns| columns[index].as_ref()).collect();
             let column = concat(&pieces)?;
@@ -104,7 +106,8 @@ impl Pieces {
 /// The state of all open windows.
 pub(super) fn snapshot(operator: &mut WindowAggregate) -> Result<Vec<RecordBatch>> {
     let schema = schema(operator)?;
-    let mut pieces = Pieces { schema, windows: vec![], columns: vec![], rows: 0, batches: vec![] };
+    let given_out = operator.given_out;
+    let mut pieces = Pieces { schema, windows: vec![], given_out, columns: vec![], rows: 0, batches: vec![] };
     let mut windows = std::mem::take(&mut operator.windows);
     for (key, window) in &mut windows {
         let count = window.group_count();
@@ -124,6 +127,15 @@ pub(super) fn snapshot(operator: &mut WindowAggregate) -> Result<Vec<RecordBatch
         pieces.add(*key, &columns, count)?;
     }
     operator.windows = windows;
+    for (key, pane) in &operator.sealed {
+        let all: Vec<u32> = (0..pane.groups as u32).collect();
+        let mut columns = match &pane.table {
+            Some(table) => operator.encoder.decode(table, &all)?,
+            None => vec![],
+        };
+        columns.extend(pane.states.iter().flatten().cloned());
+        pieces.add(*key, &columns, pane.groups)?;
+    }
     pieces.flush()?;
     Ok(pieces.batches)
 }
@@ -145,6 +157,11 @@ pub(super) fn restore(operator: &mut WindowAggregate, state: &RecordBatch, keep:
     let (ends, starts) = (state.column(0).as_run::<Int32Type>(), state.column(1).as_run::<Int32Type>());
     let bounds = ends.values().as_primitive::<Int64Type>().values();
     let bounds = bounds.iter().zip(starts.values().as_primitive::<Int64Type>().values());
+    // All shards have come to the same time.
+    if let Some(given_out) = state.column(2).as_run::<Int32Type>().values().as_primitive::<Int64Type>().values().first()
+    {
+        operator.given_out = operator.given_out.max(*given_out);
+    }
     let mut start = 0;
     for (run_end, (end, window_start)) in ends.run_ends().values().iter().zip(bounds) {
         let rows = *run_end as usize - start;

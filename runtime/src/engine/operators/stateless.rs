@@ -51,7 +51,7 @@ impl Operator for Stateless {
 }
 
 /// What went wrong, without the names of the layers that it came through.
-fn reason(error: &DataFusionError) -> String {
+pub(super) fn reason(error: &DataFusionError) -> String {
     match error.find_root() {
         DataFusionError::External(error) => error.to_string(),
         other => other.strip_backtrace(),

@@ -11,7 +11,8 @@ use datafusion::datasource::MemTable;
 use datafusion::prelude::SessionContext;
 
 use crate::sql::session;
-use crate::sql::tumble::{Streams, unit_ns};
+use crate::sql::windows::planner::Streams;
+use crate::sql::windows::unit_ns;
 
 /// A value; floats apart, because the order of merging changes their last digits.
 #[derive(Debug, Clone)]

@@ -2,8 +2,15 @@
 
 mod batch;
 mod harness;
+mod joins;
 mod operators;
 mod oracle;
+mod oracle_joins;
+mod oracle_match;
+mod oracle_over;
+mod oracle_perwindow;
+mod oracle_windows;
+mod per_window;
 mod pieces;
 mod queries;
 mod regressions;

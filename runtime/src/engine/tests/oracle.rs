@@ -50,7 +50,7 @@ pub(super) struct Run {
     pub(super) ends: Break,
 }
 
-fn run() -> impl Strategy<Value = Run> {
+pub(super) fn run() -> impl Strategy<Value = Run> {
     let split = prop_oneof![3 => 1..6_usize, 1 => Just(1000)];
     let ends = prop_oneof![Just(Break::Stop), Just(Break::Crash)];
     (1..5_u16, proptest::collection::vec(split, 1..4), 1..6_u64, 0..2_u64, 0..101_usize, ends).prop_map(
@@ -83,14 +83,15 @@ fn scenario() -> impl Strategy<Value = Scenario> {
 }
 
 /// The scenario, made ready: what is fed, and what must come out.
-struct Expected {
-    scripts: BTreeMap<String, Arc<Script>>,
-    output: RecordBatch,
-    late: Vec<i64>,
-    without_time: usize,
+pub(super) struct Expected {
+    pub(super) scripts: BTreeMap<String, Arc<Script>>,
+    pub(super) output: RecordBatch,
+    pub(super) late: Vec<i64>,
+    /// Rows that must be in the dead letter.
+    pub(super) without_time: usize,
 }
 
-fn table() -> RecordBatch {
+pub(super) fn table() -> RecordBatch {
     use arrow::array::{Float64Array, Int32Array, StringArray};
     let schema = Schema::new(vec![
         Field::new("tg", DataType::Int32, true),
@@ -105,7 +106,7 @@ fn table() -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), columns).unwrap()
 }
 
-const TABLE_JSON: &str = r#"{"tg":0,"name":"zero","w":0.5}
+pub(super) const TABLE_JSON: &str = r#"{"tg":0,"name":"zero","w":0.5}
 {"tg":1,"name":"one","w":-3.0}
 {"tg":1,"name":null,"w":10.0}
 {"tg":null,"name":"none","w":1.0}
@@ -259,7 +260,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     Ok(())
 }
 
-fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -> Result<(), String> {
+pub(super) fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -> Result<(), String> {
     let mut done: BTreeMap<String, usize> = BTreeMap::new();
     for (index, run) in execution.runs.iter().enumerate() {
         let last = index + 1 == execution.runs.len();
@@ -290,7 +291,7 @@ fn execute(plan: &mut crate::plan::Plan, world: &World, execution: &Execution) -
     Ok(())
 }
 
-fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
+pub(super) fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(), String> {
     compare(&world.taken("out").batches(), std::slice::from_ref(&expected.output))?;
     let mut late: Vec<i64> = world.taken("late").batches().iter().flat_map(ids).collect();
     late.sort_unstable();
@@ -308,8 +309,13 @@ fn verify(world: &World, expected: &Expected, execution: &Execution) -> Result<(
     Ok(())
 }
 
-fn cases() -> u32 {
-    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
+pub(super) fn cases() -> u32 {
+    cases_or(CASES)
+}
+
+/// How many cases are tried: `MILLSTREAM_ORACLE_CASES`, or `default`.
+pub(super) fn cases_or(default: u32) -> u32 {
+    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(default, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
 }
 
 proptest! {

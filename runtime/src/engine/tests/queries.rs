@@ -33,7 +33,7 @@ pub(super) enum Last {
     },
 }
 
-const PREDICATES: &[&str] = &[
+pub(super) const PREDICATES: &[&str] = &[
     "n > 1",
     "b",
     "k = 'a'",
@@ -48,7 +48,7 @@ const PREDICATES: &[&str] = &[
 const COLUMNS: &str = "id, ts, k, g, v, n, d, b, tags";
 
 /// Reads from `{R}`; the table's columns are tg, name, w.
-const STATELESS: &[&str] = &[
+pub(super) const STATELESS: &[&str] = &[
     "SELECT id, ts, upper(k) AS k, CASE WHEN n > 3 THEN g WHEN b THEN 7 END AS g, v * 2 AS v, n, d, b, tags FROM {R}",
     "SELECT id, ts, unnest(tags) AS k, g, v, n, d, b, tags FROM {R}",
     "SELECT id, ts, name AS k, g, v + w AS v, n, d, b, tags FROM {R} JOIN t ON g = tg",
@@ -71,7 +71,7 @@ const LAST_STATELESS: &[&str] = &[
     "SELECT date_bin(INTERVAL '1 second', ts) AS bin, b AND n > 0 AS c FROM {R} WHERE k IS NOT NULL",
 ];
 
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "k",
     "g",
     "upper(k)",
@@ -84,7 +84,7 @@ const KEYS: &[&str] = &[
     "CASE WHEN v < 0 THEN -0.0 ELSE 0.0 END",
 ];
 
-const AGGREGATES: &[&str] = &[
+pub(super) const AGGREGATES: &[&str] = &[
     "count(*)",
     "count(v)",
     "count(DISTINCT g)",

@@ -14,7 +14,7 @@ use crate::plan::Plan;
 const TIME: TimeType = TimeType { unit: TimeUnit::Second, zone: false };
 
 /// Rows at these seconds, of these partitions.
-fn script(first_id: i64, rows: &[(u8, i64)]) -> Arc<Script> {
+pub(super) fn script(first_id: i64, rows: &[(u8, i64)]) -> Arc<Script> {
     let mut before = 0;
     let made = rows.iter().map(|(partition, second)| {
         let step = i8::try_from(second - before).unwrap();
@@ -53,7 +53,7 @@ fn delivery(hold_after: Option<usize>) -> Delivery {
     Delivery { splits: vec![1], hold_after, pause: Duration::ZERO }
 }
 
-fn shown(world: &World) -> Vec<String> {
+pub(super) fn shown(world: &World) -> Vec<String> {
     let rows = rows_of(&world.taken("out").batches());
     let cells = |row: Vec<super::batch::Cell>| {
         row.into_iter().map(|cell| match cell {
@@ -64,12 +64,12 @@ fn shown(world: &World) -> Vec<String> {
     rows.into_iter().map(|row| cells(row).collect::<Vec<_>>().join(" ")).collect()
 }
 
-fn late(world: &World) -> Vec<i64> {
+pub(super) fn late(world: &World) -> Vec<i64> {
     world.taken("late").batches().iter().flat_map(ids).collect()
 }
 
 /// Runs with the columns of the scripts (which lack `other_ts`) in two parts, broken after `hold` rows.
-fn in_two_runs(steps: &str, scripts: &[(&str, Arc<Script>)], hold: &[Option<usize>], ends: Break) -> World {
+pub(super) fn in_two_runs(steps: &str, scripts: &[(&str, Arc<Script>)], hold: &[Option<usize>], ends: Break) -> World {
     let folder = tempfile::tempdir().unwrap();
     let world = World {
         scripts: scripts.iter().map(|(name, script)| ((*name).to_owned(), script.clone())).collect(),

@@ -96,7 +96,7 @@ fn a_whole_value_becomes_a_number_where_one_is_wanted() {
     assert_eq!((spec.limits.parallelism, spec.limits.queue_rows_max), (4, 5));
     assert_eq!(spec.labels["n"], "4");
     let wrong = shown(&load_with(&text, &[("P", "four")], None));
-    assert!(wrong.contains("a whole number from 1 to 256 is wanted here, not the text `four`"), "{wrong}");
+    assert!(wrong.contains("a whole number from 0 to 256 is wanted here, not the text `four`"), "{wrong}");
     let wrong = shown(&load_with(&text, &[("P", "999")], None));
     assert!(wrong.contains("999 is too large"), "{wrong}");
 }

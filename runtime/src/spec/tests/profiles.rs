@@ -98,7 +98,7 @@ fn a_mistake_in_a_profile_is_shown_there_chosen_or_not() {
     19 |     limits: {parallelism: "${P}"}
        |                           ^^^^^^
        = at limits.parallelism
-       = help: write a whole number from 1 to 256
+       = help: write a whole number from 0 to 256
 
     3 errors
     "#);

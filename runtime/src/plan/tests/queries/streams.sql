@@ -27,3 +27,41 @@ SELECT device FROM readings UNION SELECT device FROM others
 SELECT device FROM readings EXCEPT SELECT device FROM others
 --
 SELECT device FROM readings UNION ALL SELECT device, v FROM others
+--
+SELECT r.device FROM readings r JOIN others o ON r.device = o.device AND r.ts >= o.at
+--
+SELECT r.device FROM readings r JOIN others o ON r.device = o.device AND r.ts <= o.at + INTERVAL '5 minutes'
+--
+SELECT r.device FROM readings r JOIN others o ON r.seen BETWEEN o.at - INTERVAL '5 minutes' AND o.at
+--
+SELECT r.device FROM readings r JOIN timeless o ON r.ts BETWEEN o.ts AND o.ts + INTERVAL '5 minutes'
+--
+SELECT r.device FROM readings r LEFT SEMI JOIN others o ON r.device = o.device AND r.ts BETWEEN o.at AND o.at + INTERVAL '5 minutes'
+--
+SELECT r.device FROM readings r LEFT JOIN others o ON r.device = o.device WHERE r.ts BETWEEN o.at AND o.at + INTERVAL '5 minutes'
+--
+SELECT r.device FROM readings r JOIN others o ON r.device = o.device AND r.ts BETWEEN o.at AND o.at + INTERVAL '1 month'
+--
+SELECT r.device FROM readings r JOIN others FOR SYSTEM_TIME AS OF r.seen AS o ON r.device = o.device
+--
+SELECT r.device FROM readings r JOIN others FOR SYSTEM_TIME AS OF now() AS o ON r.device = o.device
+--
+SELECT r.device FROM readings r JOIN timeless FOR SYSTEM_TIME AS OF r.ts AS o ON r.n = o.v
+--
+SELECT r.device FROM readings r RIGHT JOIN others FOR SYSTEM_TIME AS OF r.ts AS o ON r.device = o.device
+--
+SELECT r.device FROM readings r JOIN others FOR SYSTEM_TIME AS OF r.ts AS o USING (device)
+--
+SELECT device FROM readings FOR SYSTEM_TIME AS OF now()
+--
+SELECT r.device FROM readings r ASOF JOIN others o MATCH_CONDITION (r.ts <= o.at) ON r.device = o.device
+--
+SELECT r.device FROM readings r ASOF JOIN others o MATCH_CONDITION (r.ts = o.at) ON r.device = o.device
+--
+SELECT r.device FROM readings r ASOF JOIN others o MATCH_CONDITION (r.temp >= o.v) ON r.device = o.device
+--
+SELECT r.device FROM readings r ASOF JOIN others o MATCH_CONDITION (r.ts >= o.at) ON r.device = o.device AND r.temp > o.v
+--
+SELECT r.device FROM readings r ASOF JOIN devices o MATCH_CONDITION (r.ts >= o.max) ON r.device = o.device
+--
+SELECT r.device FROM readings r ASOF JOIN others o ON r.device = o.device

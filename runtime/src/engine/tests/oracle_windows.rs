@@ -1,0 +1,518 @@
+//! The oracle of the window functions: HOP, CUMULATE, SESSION and bins in GROUP BY, against models that go by the
+//! definitions only. `MILLSTREAM_ORACLE_CASES=20000` looks longer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{cast, take};
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::row::{RowConverter, SortField};
+use proptest::prelude::*;
+
+use super::batch::{Batch, MS, ids, nanoseconds, watermarks, without};
+use super::harness::{self, Break, Script, World};
+use super::oracle::{self, Execution, Expected};
+use super::queries::{AGGREGATES, KEYS, PREDICATES, STATELESS};
+use super::regressions::{in_two_runs, late, script, shown};
+use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
+use crate::sql::windows::unit_ns;
+
+/// So many cases are tried by default.
+const CASES: u32 = 300;
+
+/// The window function. Lengths are in ticks.
+#[derive(Debug, Clone)]
+pub(super) enum Function {
+    Hop {
+        slide: i64,
+        size: i64,
+        offset: i64,
+    },
+    Cumulate {
+        step: i64,
+        steps: i64,
+        offset: i64,
+    },
+    Session {
+        gap: i64,
+        keys: Vec<&'static str>,
+    },
+    /// `date_bin` in GROUP BY.
+    Bin {
+        size: i64,
+        origin: Option<i64>,
+    },
+}
+
+/// What is done with the windows.
+#[derive(Debug, Clone)]
+pub(super) enum Shape {
+    /// Rows go on with their windows.
+    Rows {
+        predicate: Option<usize>,
+    },
+    Aggregate {
+        keys: Vec<usize>,
+        calls: Vec<usize>,
+        predicate: Option<usize>,
+        join: bool,
+        post: Post,
+    },
+}
+
+/// What follows the aggregate.
+#[derive(Debug, Clone)]
+pub(super) enum Post {
+    None,
+    /// Another aggregate over the same windows.
+    SameWindows,
+    /// Bins of this size over a bound of the windows.
+    Bins {
+        start: bool,
+        size: i64,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Scenario {
+    pub(super) time: TimeType,
+    pub(super) base: i64,
+    pub(super) delay: i64,
+    pub(super) rows: Vec<Row>,
+    /// The step before, where there is one.
+    pub(super) before: Option<usize>,
+    pub(super) function: Function,
+    pub(super) shape: Shape,
+    pub(super) executions: Vec<Execution>,
+}
+
+const SESSION_KEYS: [&[&str]; 5] = [&[], &["k"], &["g"], &["k", "g"], &["b"]];
+
+fn function() -> impl Strategy<Value = Function> {
+    let keys = (0..SESSION_KEYS.len()).prop_map(|keys| SESSION_KEYS[keys].to_vec());
+    prop_oneof![
+        3 => (1..9_i64, 1..20_i64, -9..9_i64).prop_map(|(slide, size, offset)| Function::Hop { slide, size, offset }),
+        2 => (1..6_i64, 1..6_i64, -9..9_i64)
+            .prop_map(|(step, steps, offset)| Function::Cumulate { step, steps, offset }),
+        4 => (1..10_i64, keys).prop_map(|(gap, keys)| Function::Session { gap, keys }),
+        1 => (1..20_i64, proptest::option::of(-30..30_i64)).prop_map(|(size, origin)| Function::Bin { size, origin }),
+    ]
+}
+
+fn shape() -> impl Strategy<Value = Shape> {
+    let predicate = || proptest::option::weighted(0.3, 0..PREDICATES.len());
+    let post = prop_oneof![
+        3 => Just(Post::None),
+        1 => Just(Post::SameWindows),
+        1 => (any::<bool>(), 1..30_i64).prop_map(|(start, size)| Post::Bins { start, size }),
+    ];
+    let keys = proptest::collection::vec(0..KEYS.len(), 0..3);
+    let calls = proptest::collection::vec(0..AGGREGATES.len(), 0..5);
+    prop_oneof![
+        1 => predicate().prop_map(|predicate| Shape::Rows { predicate }),
+        4 => (keys, calls, predicate(), any::<bool>(), post).prop_map(|(keys, calls, predicate, join, post)| {
+            Shape::Aggregate { keys, calls, predicate, join, post }
+        }),
+    ]
+}
+
+fn scenario() -> impl Strategy<Value = Scenario> {
+    let base = prop_oneof![Just(0), Just(-20), Just(-400_000), Just(1_700_000_000_i64)];
+    let delay = prop_oneof![1 => Just(0), 3 => 0..12_i64];
+    let executions = proptest::collection::vec(proptest::collection::vec(oracle::run(), 1..4), 2..3);
+    let some_rows = (1..4_u8).prop_flat_map(|partitions| rows(60, partitions));
+    // The last two steps bring rows together from several ways.
+    let before = proptest::option::weighted(0.3, 0..STATELESS.len() - 1);
+    (time_type(), base, delay, some_rows, before, function(), shape(), executions).prop_map(
+        |(time, base, delay, rows, before, function, shape, executions)| Scenario {
+            time,
+            base,
+            delay,
+            rows,
+            before,
+            function,
+            shape,
+            executions: executions.into_iter().map(|runs| Execution { runs }).collect(),
+        },
+    )
+}
+
+/// A row and a window that it is in.
+type Pair = (usize, (i64, i64));
+
+impl Scenario {
+    fn ms(&self, ticks: i64) -> i64 {
+        ticks * self.time.tick_ms()
+    }
+
+    fn ns(&self, ticks: i64) -> i64 {
+        self.ms(ticks) * MS
+    }
+
+    fn interval(&self, ticks: i64) -> String {
+        format!("INTERVAL '{} milliseconds'", self.ms(ticks))
+    }
+
+    fn relation(&self) -> &'static str {
+        if self.before.is_some() { "a" } else { "s" }
+    }
+
+    /// The windowed relation in FROM.
+    fn from(&self) -> String {
+        let (relation, interval) = (self.relation(), |ticks: i64| self.interval(ticks));
+        match &self.function {
+            Function::Hop { slide, size, offset } => {
+                format!("HOP({relation}, ts, {}, {}, {})", interval(*slide), interval(*size), interval(*offset))
+            }
+            Function::Cumulate { step, steps, offset } => {
+                let max = interval(step * steps);
+                format!("CUMULATE({relation}, ts, {}, {max}, {})", interval(*step), interval(*offset))
+            }
+            Function::Session { gap, keys } => {
+                let keys: Vec<String> = keys.iter().map(|key| format!(", {key}")).collect();
+                format!("SESSION({relation}, ts, {}{})", interval(*gap), keys.concat())
+            }
+            Function::Bin { .. } => relation.to_owned(),
+        }
+    }
+
+    /// The group of a bin.
+    fn bin(&self) -> Option<String> {
+        let Function::Bin { size, origin } = &self.function else { return None };
+        let origin = origin.map(|origin| {
+            let time = chrono::DateTime::from_timestamp_millis(self.ms(origin)).unwrap();
+            format!(", TIMESTAMP '{}'", time.format("%Y-%m-%dT%H:%M:%S%.3f"))
+        });
+        Some(format!("date_bin({}, ts{})", self.interval(*size), origin.unwrap_or_default()))
+    }
+
+    /// The SQL of the step `q`; `{FROM}` stands for the windowed relation. Of a bin the predicate stands apart.
+    fn sql(&self) -> String {
+        let filter = |predicate: &Option<usize>| {
+            predicate.map_or(String::new(), |index| format!(" WHERE {}", PREDICATES[index]))
+        };
+        let (bounds, shown) = match self.bin() {
+            Some(bin) => (vec![bin.clone()], vec![format!("{bin} AS bin")]),
+            None => {
+                let bounds = vec!["window_start".to_owned(), "window_end".to_owned()];
+                (bounds.clone(), bounds)
+            }
+        };
+        match &self.shape {
+            Shape::Rows { predicate } if self.bin().is_none() => {
+                format!("SELECT id, k, v, window_start, window_end FROM {{FROM}}{}", filter(predicate))
+            }
+            Shape::Rows { predicate } => {
+                format!("SELECT {}, count(*) AS c FROM {{FROM}}{} GROUP BY 1", shown[0], filter(predicate))
+            }
+            Shape::Aggregate { keys, calls, predicate, join, .. } => {
+                let calls: Vec<&str> = calls.iter().map(|call| AGGREGATES[*call]).collect();
+                let calls = calls.into_iter().filter(|call| self.bin().is_none() || !call.contains("window_"));
+                let mut columns = shown;
+                columns.extend(keys.iter().enumerate().map(|(index, key)| format!("{} AS key{index}", KEYS[*key])));
+                columns.extend(calls.enumerate().map(|(index, call)| format!("{call} AS a{index}")));
+                let mut grouped = bounds;
+                grouped.extend(keys.iter().map(|key| KEYS[*key].to_owned()));
+                let join =
+                    if *join && *predicate == Some(0) && self.bin().is_none() { " JOIN t ON g = tg" } else { "" };
+                let (columns, grouped) = (columns.join(", "), grouped.join(", "));
+                format!("SELECT {columns} FROM {{FROM}}{join}{} GROUP BY {grouped}", filter(predicate))
+            }
+        }
+    }
+
+    fn post(&self) -> Option<String> {
+        let Shape::Aggregate { post, .. } = &self.shape else { return None };
+        match (post, &self.function) {
+            (Post::None, _) | (Post::SameWindows, Function::Bin { .. }) => None,
+            (Post::SameWindows, _) => Some(
+                "SELECT window_start, window_end, count(*) AS c FROM q GROUP BY window_start, window_end".to_owned(),
+            ),
+            (Post::Bins { start, size }, function) => {
+                let column = match function {
+                    Function::Bin { .. } => "bin",
+                    Function::Session { .. } => "window_end",
+                    _ if *start => "window_start",
+                    _ => "window_end",
+                };
+                let size = self.interval(*size);
+                Some(format!("SELECT date_bin({size}, {column}) AS b, count(*) AS c FROM q GROUP BY 1"))
+            }
+        }
+    }
+
+    fn before(&self) -> Option<String> {
+        self.before.map(|before| STATELESS[before].replace("{R}", "s"))
+    }
+
+    fn yaml(&self) -> String {
+        let mut yaml = format!(
+            "name: oracle\nsources:\n  s:\n    file: {{path: none.jsonl}}\n    columns: {}\n    linger: 0s\n    \
+             event_time: {{column: ts, watermark: {}ms}}\n  t:\n    file: {{path: t.jsonl}}\n    table: {{}}\n    \
+             columns: {{tg: int, name: text, w: double}}\nsteps:\n",
+            columns_yaml(self.time),
+            self.ms(self.delay)
+        );
+        let step = |name: &str, sql: &str| format!("  {name}:\n    sql: {}\n", serde_json::to_string(sql).unwrap());
+        yaml += &self.before().map(|sql| step("a", &sql)).unwrap_or_default();
+        yaml += &step("q", &self.sql().replace("{FROM}", &self.from()));
+        yaml += "    late: {to: late}\n";
+        let post = self.post();
+        yaml += &post.as_ref().map(|sql| step("post", sql)).unwrap_or_default();
+        let last = if post.is_some() { "post" } else { "q" };
+        yaml + &format!("sinks:\n  out: {{from: {last}, stdout: {{}}}}\n  late: {{stdout: {{}}}}\n")
+    }
+
+    /// All windows that hold `time`, in nanoseconds.
+    fn windows(&self, time: i64) -> Vec<(i64, i64)> {
+        let holding = |slide: i64, size: i64, offset: i64| -> Vec<(i64, i64)> {
+            let near = (time - offset) / slide;
+            let reach = size / slide + 2;
+            let starts = (near - reach..near + reach).map(|number| number * slide + offset);
+            starts.filter(|start| *start <= time && time < start + size).map(|start| (start, start + size)).collect()
+        };
+        match &self.function {
+            Function::Hop { slide, size, offset } => holding(self.ns(*slide), self.ns(*size), self.ns(*offset)),
+            Function::Cumulate { step, steps, offset } => {
+                let max = self.ns(step * steps);
+                let (start, _) = holding(max, max, self.ns(*offset))[0];
+                let ends = (1..=*steps).map(|number| start + number * self.ns(*step));
+                ends.filter(|end| time < *end).map(|end| (start, end)).collect()
+            }
+            Function::Bin { size, origin } => holding(self.ns(*size), self.ns(*size), self.ns(origin.unwrap_or(0))),
+            Function::Session { .. } => unreachable!(),
+        }
+    }
+
+    /// Which rows of `rows` are in which windows, and which ones are late.
+    fn model(&self, rows: &RecordBatch, watermark: &BTreeMap<i64, Option<i64>>) -> (Vec<Pair>, Vec<usize>) {
+        let times: Vec<i64> = nanoseconds(rows.column_by_name("ts").unwrap()).into_iter().map(Option::unwrap).collect();
+        let all_ids = ids(rows);
+        if let Function::Session { gap, keys } = &self.function {
+            // The order of the rows is that of their ids.
+            let mut order: Vec<usize> = (0..times.len()).collect();
+            order.sort_by_key(|row| all_ids[*row]);
+            let marks: Vec<i64> = all_ids.iter().map(|id| watermark[id].unwrap_or(i64::MIN)).collect();
+            return sessions(&order, &times, &marks, &keys_of(rows, keys), self.ns(*gap));
+        }
+        let (mut pairs, mut late) = (Vec::new(), Vec::new());
+        for (row, time) in times.into_iter().enumerate() {
+            let mark = watermark[&all_ids[row]];
+            let all = self.windows(time);
+            let open = all.iter().filter(|window| mark.is_none_or(|mark| window.1 > mark));
+            let before = pairs.len();
+            pairs.extend(open.map(|window| (row, *window)));
+            if pairs.len() == before && !all.is_empty() {
+                late.push(row);
+            }
+        }
+        (pairs, late)
+    }
+
+    async fn expected(&self) -> Result<Expected, String> {
+        let partitions = self.rows.iter().map(|row| row.partition).collect();
+        let script = Script { rows: batch(&self.rows, self.time, self.base, 0), partitions };
+        let reference = Batch::new();
+        reference.table("t", &oracle::table());
+        let times = nanoseconds(script.rows.column_by_name("ts").unwrap());
+        let all_ids = ids(&script.rows);
+        let timeless: BTreeSet<i64> =
+            all_ids.iter().zip(&times).filter(|(_, time)| time.is_none()).map(|(id, _)| *id).collect();
+        let marks = watermarks(&times, &script.partitions, self.delay * self.time.tick_ms() * MS);
+        let watermark: BTreeMap<i64, Option<i64>> = all_ids.into_iter().zip(marks).collect();
+        let mut relation = without(&script.rows, &timeless);
+        reference.table("s", &relation);
+        if let Some(sql) = self.before() {
+            relation = reference.query(&sql).await?;
+        }
+        let is_bin = self.bin().is_some();
+        if let (true, Shape::Rows { predicate: Some(index) } | Shape::Aggregate { predicate: Some(index), .. }) =
+            (is_bin, &self.shape)
+        {
+            // Behind GROUP BY's filter.
+            reference.table("r", &relation);
+            relation = reference.query(&format!("SELECT * FROM r WHERE {}", PREDICATES[*index])).await?;
+        }
+        let (pairs, late) = self.model(&relation, &watermark);
+        let windowed = match is_bin {
+            true => picked(&relation, &pairs),
+            false => with_bounds(&relation, &pairs),
+        };
+        reference.table("w", &windowed);
+        let mut output = reference.query(&self.sql().replace("{FROM}", "w")).await?;
+        if let Some(post) = self.post() {
+            reference.table("q", &output);
+            output = reference.query(&post).await?;
+        }
+        let relation_ids = ids(&relation);
+        let late = late.into_iter().map(|row| relation_ids[row]).collect();
+        let scripts = BTreeMap::from([("s".to_owned(), Arc::new(script))]);
+        Ok(Expected { scripts, output, late, without_time: timeless.len() })
+    }
+}
+
+/// By row: its key, as bytes.
+fn keys_of(rows: &RecordBatch, keys: &[&str]) -> Vec<Vec<u8>> {
+    if keys.is_empty() {
+        return vec![vec![]; rows.num_rows()];
+    }
+    let columns: Vec<ArrayRef> = keys.iter().map(|key| rows.column_by_name(key).unwrap().clone()).collect();
+    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
+    let rows = RowConverter::new(fields).unwrap().convert_columns(&columns).unwrap();
+    rows.iter().map(|row| row.data().to_vec()).collect()
+}
+
+/// Sessions as first and last time: times that follow each other by less than the gap.
+fn islands(mut times: Vec<i64>, gap: i64) -> Vec<(i64, i64)> {
+    times.sort_unstable();
+    let mut islands: Vec<(i64, i64)> = Vec::new();
+    for time in times {
+        match islands.last_mut().filter(|island| time - island.1 < gap) {
+            Some(island) => island.1 = time,
+            None => islands.push((time, time)),
+        }
+    }
+    islands
+}
+
+/// The sessions of the on-time rows, and the late rows: all is found anew for each row.
+fn sessions(order: &[usize], times: &[i64], marks: &[i64], keys: &[Vec<u8>], gap: i64) -> (Vec<Pair>, Vec<usize>) {
+    // By key: the rows that are on time, and when they began.
+    let mut on_time: BTreeMap<&[u8], Vec<(usize, i64)>> = BTreeMap::new();
+    let mut late = Vec::new();
+    for &row in order {
+        let (time, mark) = (times[row], marks[row]);
+        let mine = on_time.entry(&keys[row]).or_default();
+        let all = islands(mine.iter().map(|(row, _)| times[*row]).collect(), gap);
+        let near: Vec<(i64, i64)> = all.into_iter().filter(|(a, b)| time < b + gap && *a < time + gap).collect();
+        let closed = near.iter().any(|(_, last)| last + gap <= mark);
+        let begun = |(first, last): (i64, i64)| {
+            let rows = mine.iter().filter(|(row, _)| (first..=last).contains(&times[*row]));
+            rows.map(|(_, begun)| *begun).min().unwrap()
+        };
+        let joins = near.iter().any(|session| begun(*session) < time + gap);
+        if closed || (time + gap <= mark && !joins) {
+            late.push(row);
+        } else {
+            mine.push((row, mark.max(time)));
+        }
+    }
+    let mut pairs = Vec::new();
+    for mine in on_time.values() {
+        for (first, last) in islands(mine.iter().map(|(row, _)| times[*row]).collect(), gap) {
+            let inside = mine.iter().filter(|(row, _)| (first..=last).contains(&times[*row]));
+            pairs.extend(inside.map(|(row, _)| (*row, (first, last + gap))));
+        }
+    }
+    (pairs, late)
+}
+
+/// The rows of `pairs`.
+fn picked(rows: &RecordBatch, pairs: &[Pair]) -> RecordBatch {
+    let picked = UInt32Array::from_iter_values(pairs.iter().map(|(row, _)| *row as u32));
+    let columns = rows.columns().iter().map(|column| take(column, &picked, None).unwrap()).collect();
+    RecordBatch::try_new(rows.schema(), columns).unwrap()
+}
+
+/// The rows of `pairs` with their windows.
+fn with_bounds(rows: &RecordBatch, pairs: &[Pair]) -> RecordBatch {
+    let time = rows.column_by_name("ts").unwrap().data_type().clone();
+    let DataType::Timestamp(unit, zone) = &time else { panic!() };
+    let column = |pick: &dyn Fn(&Pair) -> i64| -> ArrayRef {
+        let values = Int64Array::from_iter_values(pairs.iter().map(|pair| pick(pair) / unit_ns(*unit)));
+        cast(&values, &DataType::Timestamp(*unit, zone.clone())).unwrap()
+    };
+    let rows = picked(rows, pairs);
+    let mut fields: Vec<_> = rows.schema().fields().iter().cloned().collect();
+    fields.extend(["window_start", "window_end"].map(|name| Arc::new(Field::new(name, time.clone(), false))));
+    let mut columns = rows.columns().to_vec();
+    columns.extend([column(&|pair| pair.1.0), column(&|pair| pair.1.1)]);
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+/// Runs `scenario` in all its ways and compares. The error says what is different.
+pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("t.jsonl"), oracle::TABLE_JSON).unwrap();
+    let (expected, mut plan) = harness::runtime().block_on(async {
+        let expected = scenario.expected().await.map_err(|error| format!("the reference fails: {error}"))?;
+        let plan = harness::plan(folder.path(), &scenario.yaml()).await;
+        Ok::<_, String>((expected, plan.map_err(|error| format!("no plan: {error}\n{}", scenario.yaml()))?))
+    })?;
+    for (number, execution) in scenario.executions.iter().enumerate() {
+        plan.data_dir = folder.path().join(format!("data-{number}"));
+        let world = World { scripts: expected.scripts.clone(), ..World::default() };
+        oracle::execute(&mut plan, &world, execution)?;
+        let whole = |error| format!("execution {number}: {error}\n{}", scenario.yaml());
+        oracle::verify(&world, &expected, execution).map_err(whole)?;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: oracle::cases_or(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn windows_hold_the_rows_that_the_definitions_say(scenario in scenario()) {
+        check(&scenario).map_err(TestCaseError::fail)?;
+    }
+}
+
+/// The results and the late rows of `sql` over rows at these seconds, with a break after `hold` of them.
+fn ran(sql: &str, seconds: &[i64], hold: usize, ends: Break) -> (Vec<String>, Vec<i64>) {
+    let rows: Vec<(u8, i64)> = seconds.iter().map(|second| (0, *second)).collect();
+    let steps = format!("  q:\n    sql: {sql}\n    late: {{to: late}}\n");
+    let world = in_two_runs(&steps, &[("s", script(0, &rows))], &[Some(hold)], ends);
+    let seconds = |text: String| text.replace("1970-01-01T00:00:", "");
+    (shown(&world).into_iter().map(seconds).collect(), late(&world))
+}
+
+#[test]
+fn rows_near_a_closed_session_are_late_and_those_near_an_open_one_are_not() {
+    let sql = "SELECT window_start, window_end, count(*) FROM SESSION(s, ts, INTERVAL '5 seconds', k) \
+               GROUP BY window_start, window_end";
+    for (hold, ends) in [(3, Break::Stop), (3, Break::Crash), (6, Break::Stop)] {
+        // 6 is near 3, whose session has closed; 12 is near nothing; 16 goes on to 21; 13 was over when 20 began.
+        let (rows, late) = ran(sql, &[0, 3, 20, 6, 12, 16, 13], hold, ends);
+        assert_eq!(rows, ["00 08 2", "16 25 2"]);
+        assert_eq!(late, [3, 4, 6]);
+    }
+}
+
+#[test]
+fn a_row_between_a_closed_and_an_open_session_is_late() {
+    let sql = "SELECT window_start, window_end, count(*) FROM SESSION(s, ts, INTERVAL '5 seconds') \
+               GROUP BY window_start, window_end";
+    // 14 is on time by itself, and would join 10, which has closed, to 16.
+    let (rows, late) = ran(sql, &[10, 16, 14, 17], 2, Break::Stop);
+    assert_eq!(rows, ["10 15 1", "16 22 2"]);
+    assert_eq!(late, [2]);
+}
+
+#[test]
+fn a_row_goes_into_those_of_its_windows_that_are_open() {
+    let hop = "HOP(s, ts, INTERVAL '5 seconds', INTERVAL '10 seconds')";
+    let panes = format!("SELECT window_end, count(*) FROM {hop} GROUP BY window_end");
+    let copies = format!("SELECT window_end, count(window_start) FROM {hop} GROUP BY window_end");
+    for sql in [panes, copies] {
+        for hold in 1..5 {
+            let (rows, late) = ran(&sql, &[11, 22, 18, 13, 24], hold, Break::Stop);
+            assert_eq!(rows, ["15 1", "20 1", "25 3", "30 2"], "{sql}");
+            assert_eq!(late, [3]);
+        }
+    }
+    let sql = "SELECT window_end, count(*) FROM CUMULATE(s, ts, INTERVAL '5 seconds', INTERVAL '15 seconds') \
+               GROUP BY window_start, window_end";
+    let (rows, late) = ran(sql, &[1, 6, 2, 12, 16, 3], 3, Break::Crash);
+    assert_eq!(rows, ["05 1", "10 3", "15 4", "20 1", "25 1", "30 1"]);
+    assert_eq!(late, [5]);
+}
+
+#[test]
+fn a_late_row_behind_one_that_is_in_no_window_is_late() {
+    let sql = "SELECT id, window_end FROM HOP(s, ts, INTERVAL '2 seconds', INTERVAL '1 second')";
+    let (rows, late) = ran(sql, &[11, 12, 7, 8], 2, Break::Stop);
+    assert_eq!(rows, ["1 13"]);
+    assert_eq!(late, [3]);
+}
