@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let Ok(text) = std::str::from_utf8(input) else { return };
-    // Nothing of this machine's: what is named outside is not there. (A `$` may name a file of the machine.)
-    if text.contains("file:") || text.contains("contract") {
+    // Files of the machine are not the loader's fault.
+    if text.contains("${file:") {
         return;
     }
     let env: spec::Environment = Arc::new(|name: &str| (name == "X").then(|| "x: [1, 2]".to_owned()));
