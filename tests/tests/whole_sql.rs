@@ -149,7 +149,8 @@ fn expected() -> Expected {
 
 async fn found(kafka: &Kafka) -> Expected {
     let time = |value: &Value| value.as_str().unwrap_or_default().trim_end_matches('Z').to_owned();
-    let both = kafka.consume_all("whole-both").await.iter().map(|message| message.json()).map(|row| {
+    let both = kafka.consume_all("whole-both").await;
+    let both = both.iter().map(|message| message.json()).map(|row| {
         let machine = row["machine"].as_str().unwrap().to_owned();
         format!(
             "{machine} {} {:.6} {} {}",
@@ -160,7 +161,8 @@ async fn found(kafka: &Kafka) -> Expected {
         )
     });
     let both = both.collect();
-    let rises = kafka.consume_all("whole-rises").await.iter().map(|message| message.json()).map(|row| {
+    let rises = kafka.consume_all("whole-rises").await;
+    let rises = rises.iter().map(|message| message.json()).map(|row| {
         let machine = row["machine"].as_str().unwrap().to_owned();
         format!("{machine} {} {} {} {}", time(&row["began"]), time(&row["ended"]), row["steps"], row["kw"])
     });
