@@ -9,7 +9,7 @@ use crate::format::FormatConfig;
 use crate::sink::{Sink, SinkContext};
 use crate::source::{BuiltSource, MetadataField, SourceContext};
 use crate::table::Table;
-use crate::{file, generate, http, kafka, mqtt, sse, stdout};
+use crate::{file, generate, http, kafka, mqtt, postgres, sse, stdout};
 
 /// The sources, by their key in YAML.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -51,6 +51,8 @@ pub enum SinkConfig {
 pub enum TableConfig {
     /// Reads a file whole.
     File(file::FileTableConfig),
+    /// Reads a table or the result of a query from PostgreSQL.
+    Postgres(postgres::PostgresTableConfig),
 }
 
 /// The keys of [`SourceConfig`].
@@ -58,7 +60,7 @@ pub const SOURCES: &[&str] = &["mqtt", "kafka", "http", "file", "generate"];
 /// The keys of [`SinkConfig`].
 pub const SINKS: &[&str] = &["mqtt", "kafka", "http", "file", "stdout", "sse"];
 /// The keys of [`TableConfig`].
-pub const TABLES: &[&str] = &["file"];
+pub const TABLES: &[&str] = &["file", "postgres"];
 
 impl SourceConfig {
     /// Checks the options and builds the source; opens no connection.
@@ -116,9 +118,19 @@ impl SinkConfig {
     }
 }
 
+impl SinkConfig {
+    /// True where rows of one key could replace one another at the sink's target, if the sink had a key.
+    pub fn lacks_key(&self) -> bool {
+        match self {
+            Self::Kafka(config) => config.key.is_none(),
+            Self::Mqtt(_) | Self::Http(_) | Self::File(_) | Self::Stdout(_) | Self::Sse(_) => false,
+        }
+    }
+}
+
 impl TableConfig {
-    /// Checks the options and builds the table. `columns` are those declared in YAML; where there are none, the
-    /// table's file says them now, and they stay as they are until the next load.
+    /// Checks the options and builds the table; opens no connection. `columns` are those declared in YAML; where there
+    /// are none, a table's file says them now, and they stay as they are until the next load.
     pub fn build(
         &self,
         base_dir: &std::path::Path,
@@ -127,6 +139,7 @@ impl TableConfig {
     ) -> Result<Box<dyn Table>, ConnectorError> {
         match self {
             Self::File(config) => config.build(base_dir, columns, format),
+            Self::Postgres(config) => config.build(base_dir, columns, format),
         }
     }
 }

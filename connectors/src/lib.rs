@@ -15,12 +15,15 @@ pub mod config;
 pub mod error;
 pub mod file;
 pub mod format;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod generate;
 pub mod http;
 pub mod ingest;
 pub mod kafka;
 pub mod mqtt;
 pub mod position;
+pub mod postgres;
 pub mod routes;
 pub mod secret;
 pub mod sink;
@@ -29,6 +32,7 @@ pub mod sse;
 pub mod stdout;
 pub mod table;
 pub mod template;
+mod tls;
 pub mod units;
 
 pub use batch::MessageBatch;

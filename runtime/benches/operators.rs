@@ -137,6 +137,47 @@ fn open_groups(criterion: &mut Criterion) {
     }
 }
 
+/// Every row with values of the rows of its key before it. The watermark is a second, 1,000 rows, behind.
+fn over(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("over");
+    group.sample_size(20);
+    let queries = [
+        ("rolling_10_rows", "avg(temp)", "ROWS BETWEEN 9 PRECEDING AND CURRENT ROW"),
+        ("rolling_100_rows", "avg(temp)", "ROWS BETWEEN 99 PRECEDING AND CURRENT ROW"),
+        ("rolling_range", "max(temp)", "RANGE BETWEEN INTERVAL '30 seconds' PRECEDING AND CURRENT ROW"),
+        ("running_sum", "sum(temp)", ""),
+        ("rolling_stddev", "stddev(temp)", "ROWS BETWEEN 9 PRECEDING AND CURRENT ROW"),
+        ("lag", "lag(temp)", ""),
+        ("lag_text", "lag(device)", ""),
+        ("lead", "lead(temp)", ""),
+        ("row_number", "row_number()", ""),
+    ];
+    for (name, function, frame) in queries {
+        let sql = format!("SELECT ts, device, {function} OVER (PARTITION BY device ORDER BY ts {frame}) AS f FROM s");
+        let mut steps = steps(&sql);
+        let mut start = START_MS;
+        group.throughput(Throughput::Elements(16 * BATCH as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(
+                || {
+                    let batches = batches(16, BATCH, 1000, start);
+                    start += (16 * BATCH) as i64;
+                    batches
+                },
+                |batches| {
+                    for batch in batches {
+                        let time = batch.column(0).as_any().downcast_ref::<TimestampMillisecondArray>();
+                        let newest = time.map_or(0, |time| time.value(BATCH - 1));
+                        steps.batch(batch);
+                        steps.watermark((newest - 1000) * 1_000_000);
+                    }
+                },
+                BatchSize::LargeInput,
+            );
+        });
+    }
+}
+
 fn edges(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("edges");
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -155,5 +196,5 @@ fn edges(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, stateless, aggregate, open_groups, edges);
+criterion_group!(benches, stateless, aggregate, open_groups, over, edges);
 criterion_main!(benches);

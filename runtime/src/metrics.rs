@@ -55,6 +55,9 @@ pub struct Metrics {
     reloads: IntCounterVec,
     running: IntGaugeVec,
     ingest_bytes: IntGaugeVec,
+    table_refreshes: IntCounterVec,
+    table_errors: IntCounterVec,
+    table_rows: IntGaugeVec,
 }
 
 impl Metrics {
@@ -72,6 +75,7 @@ impl Metrics {
             register(&registry, &described, IntGaugeVec::new(Opts::new(format!("millstream_{name}"), help), labels)?)
         };
         let (source, operator, sink) = (["pipeline", "source"], ["pipeline", "operator"], ["pipeline", "sink"]);
+        let table = ["pipeline", "table"];
         let epoch_options =
             HistogramOpts::new("millstream_epoch_seconds", "Time from a barrier to its durable snapshot")
                 .buckets(vec![0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0]);
@@ -104,6 +108,13 @@ impl Metrics {
             reloads: counter("reloads_total", "Changes of files, by result", &["pipeline", "result"])?,
             running: int_gauge("pipeline_running", "1 while the pipeline runs", &["pipeline"])?,
             ingest_bytes: int_gauge("ingest_log_bytes", "Bytes in the ingest log", &source)?,
+            table_refreshes: counter("table_refreshes_total", "Times that a table was read again", &table)?,
+            table_errors: counter(
+                "table_refresh_errors_total",
+                "Times that a table could not be read again, and its rows stayed as they were",
+                &table,
+            )?,
+            table_rows: int_gauge("table_rows", "Rows of a table", &table)?,
             registry,
             described: described.into_inner(),
         })
@@ -211,6 +222,14 @@ pub(crate) struct OperatorMetrics {
     pub(crate) state_bytes: IntGauge,
 }
 
+/// The handles of a table.
+#[derive(Clone)]
+pub(crate) struct TableMetrics {
+    pub(crate) refreshes: Counter,
+    pub(crate) errors: Counter,
+    pub(crate) rows: IntGauge,
+}
+
 /// The handles of a sink.
 #[derive(Clone)]
 pub(crate) struct SinkMetrics {
@@ -255,6 +274,17 @@ impl PipelineMetrics {
             late: self.all.late.with_label_values(&labels),
             state_rows: self.all.state_rows.with_label_values(&labels),
             state_bytes: self.all.state_bytes.with_label_values(&labels),
+        }
+    }
+
+    /// The handles of a table.
+    pub(crate) fn table(&self, table: &str) -> TableMetrics {
+        let labels = [self.pipeline.as_str(), table];
+        self.note("table", &labels);
+        TableMetrics {
+            refreshes: self.all.table_refreshes.with_label_values(&labels),
+            errors: self.all.table_errors.with_label_values(&labels),
+            rows: self.all.table_rows.with_label_values(&labels),
         }
     }
 
@@ -328,6 +358,7 @@ impl PipelineMetrics {
                 "operator" => vec![&all.operator_rows_in, &all.operator_rows_out, &all.operator_errors, &all.late],
                 "sink" => vec![&all.sink_rows, &all.sink_errors, &all.rejected],
                 "dead_letter" => vec![&all.dead_letters],
+                "table" => vec![&all.table_refreshes, &all.table_errors],
                 _ => vec![],
             };
             // A series that was never touched is not there to be removed, which is as good.
@@ -341,6 +372,7 @@ impl PipelineMetrics {
                     drop(all.state_rows.remove_label_values(&labels));
                     drop(all.state_bytes.remove_label_values(&labels));
                 }
+                "table" => drop(all.table_rows.remove_label_values(&labels)),
                 "queue" => drop(all.queue_fill.remove_label_values(&labels)),
                 "ingest" => drop(all.ingest_bytes.remove_label_values(&labels)),
                 "lag" => drop(all.source_lag.remove_label_values(&labels)),

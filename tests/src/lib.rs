@@ -1,6 +1,6 @@
 //! The harness of the end-to-end tests: real services, the built daemon, and faults on the network between them.
 //!
-//! * [`services`]: Apache Kafka and Mosquitto, started on free ports of 127.0.0.1 in temporary folders.
+//! * [`services`]: Apache Kafka, Mosquitto and PostgreSQL, started on free ports of 127.0.0.1 in temporary folders.
 //! * [`daemon`]: the built `millstream` binary as a child process.
 //! * [`proxy`]: a TCP proxy that can be cut, delayed and resumed.
 //! * [`sandbox`]: a folder of pipelines with a daemon that runs it.

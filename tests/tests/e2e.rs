@@ -19,6 +19,7 @@ mod kafka_connector;
 mod kafka_pipeline;
 mod machine_temperature;
 mod nexmark;
+mod postgres;
 mod reload;
 mod shutdown;
 mod whole_sql;

@@ -8,6 +8,8 @@ mod columns;
 pub(crate) mod csv;
 pub(crate) mod json;
 mod name;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod reference;
 mod rows;
 mod single;
 #[cfg(test)]

@@ -235,6 +235,31 @@ impl Drop for IngestLog {
     }
 }
 
+/// The file of a log's first segment, for [`crate::fuzzing`].
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzing_segment(folder: &Path) -> PathBuf {
+    segment::path(folder, 0)
+}
+
+/// What an empty first segment holds.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzing_header() -> Vec<u8> {
+    let folder = std::env::temp_dir().join(format!("millstream-fuzz-{}", std::process::id()));
+    let made = fs::create_dir_all(&folder).and_then(|()| segment::create(&folder, 0, &RealDisk).map(drop));
+    let header = made.and_then(|()| fs::read(segment::path(&folder, 0)));
+    fs::remove_dir_all(&folder).ok();
+    header.unwrap_or_default()
+}
+
+/// A frame around `body`, with the right checksum.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzzing_frame(body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![0; segment::FRAME_HEADER_BYTES];
+    frame.extend_from_slice(body);
+    segment::seal_frame(&mut frame);
+    frame
+}
+
 fn lock(folder: &Path) -> Result<File, ConnectorError> {
     let path = folder.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);

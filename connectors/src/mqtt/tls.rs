@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use rumqttc::tokio_native_tls::native_tls::{Certificate, Identity, TlsConnector};
+use native_tls::TlsConnector;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ConnectorError;
+use crate::tls::PemFiles;
 
 /// TLS.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,42 +25,8 @@ pub struct TlsConfig {
 
 impl TlsConfig {
     pub(super) fn connector(&self, base_dir: &Path) -> Result<TlsConnector, ConnectorError> {
-        let read = |option: &str, path: &str| {
-            let path = base_dir.join(path);
-            std::fs::read(&path).map_err(|error| {
-                ConnectorError::configuration(option, format!("{} cannot be read: {error}", path.display()))
-            })
-        };
-        let mut builder = TlsConnector::builder();
-        if let Some(ca) = &self.ca {
-            let pem = read("tls.ca", ca)?;
-            let wrong = |what: String| ConnectorError::configuration("tls.ca", format!("{ca}: {what}"));
-            let authorities =
-                Certificate::stack_from_pem(&pem).map_err(|error| wrong(format!("no PEM certificates: {error}")))?;
-            if authorities.is_empty() {
-                return Err(wrong("there is no certificate in it".into()));
-            }
-            builder.disable_built_in_roots(true);
-            for authority in authorities {
-                builder.add_root_certificate(authority);
-            }
-        }
-        match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => {
-                let identity = Identity::from_pkcs8(&read("tls.cert", cert)?, &read("tls.key", key)?);
-                builder.identity(identity.map_err(|error| {
-                    let hint =
-                        "the key must be PKCS #8 without a password: openssl pkcs8 -topk8 -nocrypt -in KEY -out NEW";
-                    ConnectorError::configuration(
-                        "tls.key",
-                        format!("{cert} and {key} cannot be used: {error}; {hint}"),
-                    )
-                })?);
-            }
-            (None, None) => {}
-            (Some(_), None) => return Err(ConnectorError::configuration("tls.key", "cert needs its key")),
-            (None, Some(_)) => return Err(ConnectorError::configuration("tls.cert", "key needs its certificate")),
-        }
+        let files = PemFiles { ca: self.ca.as_deref(), cert: self.cert.as_deref(), key: self.key.as_deref() };
+        let mut builder = files.builder(base_dir)?;
         if self.insecure_skip_verify {
             builder.danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true);
         }

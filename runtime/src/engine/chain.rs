@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use arrow::array::RecordBatch;
+use tokio::time::Instant;
 
 use crate::engine::dead_letter::{DeadLetters, Letter};
 use crate::engine::element::{END_OF_TIME, Element, Watermark};
@@ -65,6 +66,32 @@ impl Chain {
     pub(crate) async fn feed(&mut self, input: usize, element: Element) -> Result<(), Interrupt> {
         let mut queue = std::mem::take(&mut self.queue);
         enqueue(&mut queue, &self.entry, input, element);
+        self.drain(queue).await
+    }
+
+    /// When an operator wants a tick next.
+    pub(crate) fn next_tick(&self) -> Option<Instant> {
+        self.links.iter().filter_map(|link| link.operator.next_tick()).min()
+    }
+
+    /// Ticks the operators whose time has come.
+    pub(crate) async fn tick(&mut self, now: Instant) -> Result<(), Interrupt> {
+        for index in 0..self.links.len() {
+            let link = &mut self.links[index];
+            if link.operator.next_tick().is_none_or(|due| due > now) {
+                continue;
+            }
+            let mut out = Output::default();
+            link.operator.tick(now, &mut out).await?;
+            let mut queue = std::mem::take(&mut self.queue);
+            self.give(index, out, &mut queue).await?;
+            self.drain(queue).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes everything in `queue` through the chain.
+    async fn drain(&mut self, mut queue: VecDeque<(Target, usize, Element)>) -> Result<(), Interrupt> {
         while let Some((target, input, element)) = queue.pop_front() {
             match target {
                 Target::Edge(edge) => self.edges[edge].send(element).await?,
@@ -110,6 +137,25 @@ impl Chain {
                 Some(element)
             }
         };
+        self.give(index, out, queue).await?;
+        if let Some(element) = forward {
+            let link = &self.links[index];
+            if let LateRoute::Targets(targets) = &link.late {
+                enqueue(queue, targets, 0, element.clone());
+            }
+            enqueue(queue, &link.targets, 0, element);
+        }
+        Ok(())
+    }
+
+    /// Sends on what the operator number `index` gave out.
+    async fn give(
+        &mut self,
+        index: usize,
+        out: Output,
+        queue: &mut VecDeque<(Target, usize, Element)>,
+    ) -> Result<(), Interrupt> {
+        let link = &mut self.links[index];
         for batch in out.batches {
             link.metrics.rows_out.inc_by(batch.num_rows() as u64);
             enqueue(queue, &link.targets, 0, Element::Batch(batch));
@@ -131,12 +177,6 @@ impl Chain {
         link.metrics.errors.inc_by(out.letters.len() as u64);
         for letter in out.letters {
             self.dead_letters.send(letter).await?;
-        }
-        if let Some(element) = forward {
-            if let LateRoute::Targets(targets) = &link.late {
-                enqueue(queue, targets, 0, element.clone());
-            }
-            enqueue(queue, &link.targets, 0, element);
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::common::Result as DataFusionResult;
+use tokio::time::Instant;
 
 use crate::engine::dead_letter::Letter;
 use crate::engine::error::RunError;
@@ -30,6 +31,11 @@ pub(crate) trait OperatorPlan: fmt::Debug + Send + Sync {
 
     /// True where its output has windows that it assigned: what follows in the same step is never late for them.
     fn assigns_windows(&self) -> bool {
+        false
+    }
+
+    /// True where its rows come out in the order of event time: what goes by that time in the same step finds none late.
+    fn orders_rows(&self) -> bool {
         false
     }
 
@@ -101,6 +107,17 @@ pub(crate) trait Operator: Send {
     /// itself is passed on.
     async fn watermark(&mut self, watermark: i64, out: &mut Output) -> Result<(), RunError> {
         let (_, _) = (watermark, out);
+        Ok(())
+    }
+
+    /// When [`Operator::tick`] has something to do, by the clock on the wall.
+    fn next_tick(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The clock on the wall has come to `now`, which is not before [`Operator::next_tick`].
+    async fn tick(&mut self, now: Instant, out: &mut Output) -> Result<(), RunError> {
+        let (_, _) = (now, out);
         Ok(())
     }
 

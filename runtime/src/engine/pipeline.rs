@@ -60,7 +60,7 @@ pub(crate) async fn start_with(
             RunError::retry("checkpoint", format!("cannot open {}: {error}", plan.data_dir.display()))
         })?);
     let snapshot = store.newest().map_err(|error| RunError::fatal("checkpoint", error))?.unwrap_or_default();
-    load_tables(plan).await?;
+    load_tables(plan, metrics).await?;
     start_ingestors(plan, ingestors).await?;
     let (events, events_out) = mpsc::channel(EVENTS_WAITING_MAX);
     let (dead_letters, letters) = DeadLetters::create(metrics.clone());
@@ -139,8 +139,8 @@ fn background(
 ) -> JoinSet<()> {
     let mut set = JoinSet::new();
     for table in &plan.tables {
-        let (name, key) = (table.name.clone(), table.key.clone());
-        set.spawn(table_task::run(plan.name.clone(), name, table.table.clone(), key, table.rows.clone()));
+        let (name, key, metrics) = (table.name.clone(), table.key.clone(), metrics.table(&table.name));
+        set.spawn(table_task::run(plan.name.clone(), name, table.table.clone(), key, table.rows.clone(), metrics));
     }
     set.spawn(watch_queues(gauges, metrics.clone()));
     let logs = ingestors.iter().map(|(name, ingestor)| (name.clone(), ingestor.log.clone())).collect();
@@ -248,12 +248,13 @@ async fn watch_logs(logs: Vec<(String, Arc<IngestLog>)>, metrics: Arc<PipelineMe
     }
 }
 
-async fn load_tables(plan: &Plan) -> Result<(), RunError> {
+async fn load_tables(plan: &Plan, metrics: &PipelineMetrics) -> Result<(), RunError> {
     for table in &plan.tables {
         let component = format!("table {}", table.name);
         let rows = table.table.load().await.map_err(|error| RunError::connector(&component, &error))?;
         let rows = distinct_by_key(&rows, table.key.as_deref()).map_err(|error| RunError::fatal(&component, error))?;
         tracing::info!(pipeline = plan.name, table = table.name, rows = rows.num_rows(), "table read");
+        metrics.table(&table.name).rows.set(i64::try_from(rows.num_rows()).unwrap_or(i64::MAX));
         table.rows.store(Arc::new(rows));
     }
     Ok(())

@@ -85,6 +85,7 @@ impl SourceTask {
         let mut read_after: Option<Instant> = None;
         loop {
             let tick = self.clock.as_ref().and_then(EventClock::next_tick);
+            let chain_tick = self.chain.next_tick();
             let reading = read_after.is_none();
             tokio::select! {
                 biased;
@@ -104,6 +105,7 @@ impl SourceTask {
                     let element = self.clock.as_mut().and_then(|clock| clock.tick(Instant::now()));
                     self.emit(element).await?;
                 }
+                () = sleep_until(chain_tick), if chain_tick.is_some() => self.chain.tick(Instant::now()).await?,
                 () = sleep_until(read_after) => read_after = None,
                 event = self.source.next(), if reading => {
                     let event = event.map_err(|error| self.failed(&error))?;

@@ -1,6 +1,7 @@
 //! The task of one shard of a stage: gate → chain.
 
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::engine::chain::Chain;
 use crate::engine::coordinator::{Part, TaskEvent};
@@ -17,7 +18,18 @@ pub(crate) async fn run(
     events: mpsc::Sender<TaskEvent>,
 ) -> Result<(), Interrupt> {
     loop {
-        match gate.next().await {
+        let event = match chain.next_tick() {
+            None => gate.next().await,
+            Some(due) => tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(due) => {
+                    chain.tick(Instant::now()).await?;
+                    continue;
+                }
+                event = gate.next() => event,
+            },
+        };
+        match event {
             Event::Batch(input, batch, reached) => {
                 chain.input_watermark = reached;
                 chain.feed(input, Element::Batch(batch)).await?;

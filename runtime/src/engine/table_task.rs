@@ -6,10 +6,18 @@ use arrow::array::{Array, RecordBatch, UInt32Array};
 use arrow::row::{RowConverter, SortField};
 use millstream_connectors::Table;
 
+use crate::metrics::TableMetrics;
 use crate::sql::relation::TableRows;
 
 /// Refreshes for ever.
-pub(crate) async fn run(pipeline: String, name: String, table: Arc<dyn Table>, key: Option<String>, rows: TableRows) {
+pub(crate) async fn run(
+    pipeline: String,
+    name: String,
+    table: Arc<dyn Table>,
+    key: Option<String>,
+    rows: TableRows,
+    metrics: TableMetrics,
+) {
     let Some(period) = table.refresh() else { return };
     let mut failing = false;
     loop {
@@ -17,6 +25,8 @@ pub(crate) async fn run(pipeline: String, name: String, table: Arc<dyn Table>, k
         let loaded = table.load().await.map_err(|error| error.to_string());
         match loaded.and_then(|batch| distinct_by_key(&batch, key.as_deref()).map_err(|error| error.to_string())) {
             Ok(batch) => {
+                metrics.refreshes.inc();
+                metrics.rows.set(i64::try_from(batch.num_rows()).unwrap_or(i64::MAX));
                 if std::mem::take(&mut failing) {
                     tracing::info!(pipeline, table = name, "the table can be read again");
                 }
@@ -25,10 +35,18 @@ pub(crate) async fn run(pipeline: String, name: String, table: Arc<dyn Table>, k
                     rows.store(Arc::new(batch));
                 }
             }
-            Err(error) if failing => tracing::debug!(pipeline, table = name, error, "still cannot refresh the table"),
             Err(error) => {
-                failing = true;
-                tracing::warn!(pipeline, table = name, error, "cannot refresh the table; its rows stay as they were");
+                metrics.errors.inc();
+                if std::mem::replace(&mut failing, true) {
+                    tracing::debug!(pipeline, table = name, error, "still cannot refresh the table");
+                } else {
+                    tracing::warn!(
+                        pipeline,
+                        table = name,
+                        error,
+                        "cannot refresh the table; its rows stay as they were"
+                    );
+                }
             }
         }
     }

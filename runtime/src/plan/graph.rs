@@ -1,5 +1,7 @@
 //! The graph of a pipeline: what will run, with names resolved and SQL planned, before any task exists.
 
+use std::collections::BTreeSet;
+
 use arrow::datatypes::SchemaRef;
 
 use crate::engine::operator::OperatorPlan;
@@ -12,6 +14,10 @@ pub(crate) type NodeId = usize;
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
     pub(crate) nodes: Vec<Node>,
+    /// By stream source: whether it comes to an end by itself.
+    pub(crate) bounded: Vec<bool>,
+    /// The last nodes of steps whose rows replace one another.
+    pub(crate) updating: BTreeSet<NodeId>,
 }
 
 /// A source or an operator.
@@ -73,5 +79,14 @@ impl Graph {
     pub(crate) fn add(&mut self, node: Node) -> NodeId {
         self.nodes.push(node);
         self.nodes.len() - 1
+    }
+
+    /// True where everything that `node` reads comes to an end by itself.
+    pub(crate) fn ends(&self, node: NodeId) -> bool {
+        let node = &self.nodes[node];
+        match node.kind {
+            NodeKind::Source(source) => self.bounded.get(source).copied().unwrap_or(false),
+            NodeKind::Region(_) | NodeKind::Operator(_) => node.inputs.iter().all(|input| self.ends(*input)),
+        }
     }
 }

@@ -147,6 +147,7 @@ async fn build(
     let mut builder =
         Builder { name: &name, spec, gaps, base_dir: &base_dir, environment, session: &session, streams, unknown };
     let (mut sources, tables) = builder.sources(&mut graph, problems).await;
+    graph.bounded = sources.iter().map(|source| source.bounded).collect();
     let outputs = builder.steps(&mut graph, &functions.hashes, problems).await;
     let sinks = builder.sinks(&graph, &outputs, problems);
     let dead_letter = builder.dead_letter(problems)?;

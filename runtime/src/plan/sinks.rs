@@ -12,7 +12,7 @@ use super::{Builder, unknown_name};
 use crate::engine::dead_letter;
 use crate::plan::graph::{Graph, NodeId};
 use crate::spec::model::SinkSpec;
-use crate::spec::problem::Problem;
+use crate::spec::problem::{Part, Problem, Severity};
 
 /// Which output of a node is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +107,14 @@ impl Builder<'_> {
         }
         if failed || from.is_empty() {
             return None;
+        }
+        let updates = from.iter().any(|(node, port)| *port == Port::Main && graph.updating.contains(node));
+        if updates && spec.connector.lacks_key() {
+            let message = "rows of what comes in replace one another, and nothing here says which ones";
+            let hint = "give the sink a key, or take final rows only: a step with WHERE is_final";
+            let mut problem = Problem::new(["sinks", name], message).hint(hint).at(Part::Key);
+            problem.severity = Severity::Warning;
+            problems.push(problem);
         }
         let columns = self.columns(name, &from, graph, problems)?;
         let plan = SinkPlan {

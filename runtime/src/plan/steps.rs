@@ -12,7 +12,7 @@ use indexmap::IndexMap;
 use super::Builder;
 use super::sources::bare;
 use crate::plan::graph::{Graph, NodeId, NodeKind};
-use crate::spec::model::StepSpec;
+use crate::spec::model::{EmitSpec, StepSpec};
 use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::lower::Lowering;
 use crate::sql::mend::{self, Unknown};
@@ -20,6 +20,7 @@ use crate::sql::parse::parse;
 use crate::sql::problems::Context;
 use crate::sql::relation::StreamRelation;
 use crate::sql::survey::{self, Read};
+use crate::sql::updating::{Lowered, Settings};
 
 /// The most names of one query that are found unknown one after another; each costs a planning.
 const MENDED_MAX: usize = 50;
@@ -87,7 +88,10 @@ impl Builder<'_> {
                     None
                 }
                 (true, false) => match self.step(&step, graph, function_hashes).await {
-                    Ok(node) => Some(node),
+                    Ok(lowered) => {
+                        problems.extend(without_effect(&step, &lowered));
+                        Some(lowered.node)
+                    }
                     Err(error) => {
                         self.explain(&step, error, false, graph, function_hashes, problems).await;
                         None
@@ -228,7 +232,7 @@ impl Builder<'_> {
         for index in 0..TRIED_MAX {
             let Some((statement, place)) = mend::without(&step.statement, index) else { break };
             let first = graph.nodes.len();
-            let tried = self.lower(step.name, &statement, graph, function_hashes).await;
+            let tried = self.lower(step, &statement, graph, function_hashes).await;
             graph.nodes.truncate(first);
             if place.0 > 0 && tried.err().is_none_or(|error| error.strip_backtrace() != text) {
                 found = Some(place);
@@ -247,15 +251,18 @@ impl Builder<'_> {
     /// Adds the nodes of a query to the graph; after an error some of them may be there.
     async fn lower(
         &self,
-        step: &str,
+        step: &Parsed<'_>,
         statement: &Statement,
         graph: &mut Graph,
         function_hashes: &HashMap<String, String>,
-    ) -> Result<NodeId, DataFusionError> {
+    ) -> Result<Lowered, DataFusionError> {
         let plan = self.logical(statement).await?;
         let state = self.session.state();
         let first = graph.nodes.len();
-        let node = Lowering { graph, state: &state, step, function_hashes, counts: HashMap::new() }.lower(plan)?;
+        let settings = Settings::new(step.spec);
+        let counts = HashMap::new();
+        let lowering = Lowering { graph, state: &state, step: step.name, function_hashes, counts, settings };
+        let lowered = { lowering }.lower(plan)?;
         // Physical planning has refusals of its own: they belong to the load, not to the start.
         for node in &graph.nodes[first..] {
             match &node.kind {
@@ -264,7 +271,7 @@ impl Builder<'_> {
                 NodeKind::Source(_) => {}
             }
         }
-        Ok(node)
+        Ok(lowered)
     }
 
     async fn step(
@@ -272,20 +279,40 @@ impl Builder<'_> {
         step: &Parsed<'_>,
         graph: &mut Graph,
         function_hashes: &HashMap<String, String>,
-    ) -> Result<NodeId, DataFusionError> {
+    ) -> Result<Lowered, DataFusionError> {
         let first = graph.nodes.len();
-        let node = match self.lower(step.name, &step.statement, graph, function_hashes).await {
-            Ok(node) => node,
+        let lowered = match self.lower(step, &step.statement, graph, function_hashes).await {
+            Ok(lowered) => lowered,
             Err(error) => {
                 graph.nodes.truncate(first);
                 return Err(error);
             }
         };
+        let node = lowered.node;
+        if lowered.updating {
+            graph.updating.insert(node);
+        }
         self.streams.add(step.name, node, graph.nodes[node].schema.clone());
         let relation = StreamRelation { node, schema: graph.nodes[node].schema.clone(), window: None };
         self.session.register_table(bare(step.name), Arc::new(relation))?;
-        Ok(node)
+        Ok(lowered)
     }
+}
+
+/// What the step says about its results or its state and nothing in its SQL goes by.
+fn without_effect(step: &Parsed<'_>, lowered: &Lowered) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if step.spec.emit != EmitSpec::Final && !lowered.emit_used {
+        let message = "every row of this step is final when it comes, so `emit` has no effect";
+        let hint = "leave it out; it is for GROUP BY, and for the newest or the first rows per key";
+        problems.push(Problem::new(["steps", step.name, "emit"], message).hint(hint));
+    }
+    if step.spec.state.ttl.is_some() && !lowered.ttl_used {
+        let message = "the state of this step is freed by itself, so `ttl` has no effect";
+        let hint = "leave it out; it is for state that no window frees";
+        problems.push(Problem::new(["steps", step.name, "state", "ttl"], message).hint(hint));
+    }
+    problems
 }
 
 /// Reports the steps that read one another in a circle; those that only wait for such steps are not at fault.

@@ -247,6 +247,8 @@ fn step(value: &Value) -> Option<StepSpec> {
         sql: read(&value["sql"])?,
         late: field(value, "late"),
         on_error: field(value, "on_error"),
+        emit: field(value, "emit"),
+        state: field(value, "state"),
         revision: field(value, "revision"),
         description: field(value, "description"),
     })

@@ -280,12 +280,42 @@ pub struct StepSpec {
     /// What to do with a row for which the SQL or a function fails.
     #[serde(default)]
     pub on_error: OnError,
+    /// When results come: `final` (the default) once they cannot change any more, `changes` with every batch of rows that
+    /// changes them, or `{every: 5s}`. With the last two, rows of a result replace one another, and a last column
+    /// `is_final` says which one stays.
+    #[serde(default)]
+    pub emit: EmitSpec,
+    /// How long state is kept that no window frees.
+    #[serde(default)]
+    pub state: StateSpec,
     /// Raise it to say that the step's state from before may be thrown away.
     #[serde(default)]
     pub revision: u32,
     /// What it does.
     #[serde(default)]
     pub description: Option<String>,
+}
+
+/// When results come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EmitSpec {
+    /// Once they cannot change any more.
+    #[default]
+    Final,
+    /// With every batch of rows that changes them.
+    Changes,
+    /// What has changed, so long after the first change that was not given out (by the clock on the wall).
+    Every(Duration),
+}
+
+/// How long state is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateSpec {
+    /// A key that had no row for so long is forgotten: by event time where the step's stream has one, else by the clock
+    /// on the wall. Required where nothing else bounds the state, and only allowed there.
+    pub ttl: Option<Duration>,
 }
 
 /// The late route.

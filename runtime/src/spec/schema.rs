@@ -110,6 +110,7 @@ const PARTIAL: &[&str] = &[
     "DeadLetterSpec",
     "StepSpec",
     "LateSpec",
+    "StateSpec",
     "EventTimeSpec",
     "TableSpec",
     "CheckpointSpec",

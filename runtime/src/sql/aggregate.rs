@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{FieldRef, Schema};
+use arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use datafusion::common::{Column, DataFusionError, ExprSchema, Result, TableReference};
 use datafusion::execution::context::ExecutionProps;
 use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams};
@@ -13,22 +13,26 @@ use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, Logi
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::aggregate::LoweredAggregateBuilder;
 
+use crate::engine::operator::OperatorPlan;
 use crate::engine::operators::aggregate::{AggregateCall, AggregatePlan, OutputColumn};
+use crate::engine::operators::updating::aggregate::UpdatingAggregatePlan;
+use crate::engine::operators::updating::emission::Emit;
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::sql::WINDOW_PAIR;
 use crate::sql::lower::Lowering;
 use crate::sql::refuse::Refusal;
+use crate::sql::updating;
 use crate::sql::windows::bins::AssignNode;
 use crate::sql::windows::{bound, panes};
 
 /// What the region before the operator computes, column by column.
-struct Inputs {
-    expressions: Vec<Expr>,
+pub(crate) struct Inputs {
+    pub(crate) expressions: Vec<Expr>,
 }
 
 impl Inputs {
     /// Adds `expression` as a column and returns the column.
-    fn column(&mut self, expression: Expr) -> Expr {
+    pub(crate) fn column(&mut self, expression: Expr) -> Expr {
         let name = format!("c{}", self.expressions.len());
         self.expressions.push(expression.alias(name.as_str()));
         Expr::Column(Column::new_unqualified(name))
@@ -49,8 +53,14 @@ impl Lowering<'_> {
         if let Some(node) = self.aggregate_per_window(&aggregate)? {
             return Ok(node);
         }
+        if !is_windowed(&aggregate) {
+            return self.group_by(aggregate);
+        }
         let groups = groups(&aggregate)?;
-        let (panes, aggregate) = match panes::pre_aggregated(&aggregate)? {
+        let emit = self.emit();
+        // Early results are those of windows, not of their panes.
+        let pre_aggregated = if emit.updates() { None } else { panes::pre_aggregated(&aggregate)? };
+        let (panes, aggregate) = match pre_aggregated {
             Some((windows, aggregate)) => (Some(windows), aggregate),
             None => (None, aggregate),
         };
@@ -73,12 +83,26 @@ impl Lowering<'_> {
         if output.len() != aggregate.schema.fields().len() {
             return Err(DataFusionError::Internal("an aggregate's columns are not its groups and its results".into()));
         }
-        let fields = aggregate.schema.fields().iter().map(|field| field.as_ref().clone());
-        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let schema = output_schema(&aggregate, emit);
         // Its own step's late rows leave before it.
         let late = !self.windows_are_own(input);
-        let plan = AggregatePlan { input: physical, keys, calls, output, schema: schema.clone(), late, panes };
-        let fingerprint = self.fingerprint(&aggregate);
+        let fingerprint = self.fingerprint(&aggregate, emit);
+        let (input_schema, columns) = (physical, schema.clone());
+        let plan: Box<dyn OperatorPlan> = match emit.updates() {
+            false => Box::new(AggregatePlan { input: input_schema, keys, calls, output, schema: columns, late, panes }),
+            true => Box::new(UpdatingAggregatePlan {
+                input: input_schema,
+                keys,
+                calls,
+                output,
+                schema: columns,
+                windowed: true,
+                late,
+                event_time: false,
+                ttl: None,
+                emit,
+            }),
+        };
         let node = Node {
             name: self.name("aggregate"),
             step: Some(self.step.to_owned()),
@@ -86,15 +110,15 @@ impl Lowering<'_> {
             keys: Some(vec![(0..keys).collect()]),
             lags: vec![],
             schema,
-            kind: NodeKind::Operator(Box::new(plan)),
+            kind: NodeKind::Operator(plan),
             fingerprint: Some(fingerprint),
         };
         Ok(self.graph.add(node))
     }
 
     /// What the operator's state depends on: window, keys, aggregates, their types, and the modules that they call.
-    fn fingerprint(&self, aggregate: &Aggregate) -> String {
-        let mut text = String::from("aggregate 3\n");
+    pub(crate) fn fingerprint(&self, aggregate: &Aggregate, emit: Emit) -> String {
+        let mut text = String::from(if emit.updates() { "updating aggregate 1\n" } else { "aggregate 3\n" });
         text.push_str(&windows_of(&aggregate.input));
         for (expression, (_, field)) in
             aggregate.group_expr.iter().chain(&aggregate.aggr_expr).zip(aggregate.schema.iter())
@@ -109,6 +133,21 @@ impl Lowering<'_> {
         }
         blake3::hash(text.as_bytes()).to_hex()[..16].to_owned()
     }
+}
+
+/// The output's columns; where `emit` gives updates, `is_final` is the last.
+pub(crate) fn output_schema(aggregate: &Aggregate, emit: Emit) -> SchemaRef {
+    let fields = aggregate.schema.fields().iter().map(|field| field.as_ref().clone());
+    Arc::new(Schema::new(fields.chain(updating::final_field(emit)).collect::<Vec<_>>()))
+}
+
+/// True where a window's bound is among what is grouped by.
+fn is_windowed(aggregate: &Aggregate) -> bool {
+    aggregate.group_expr.iter().any(|expression| {
+        let column = matches!(expression.clone().unalias(), Expr::Column(_));
+        let field = expression.to_field(aggregate.input.schema().as_ref());
+        column && field.is_ok_and(|(_, field)| bound(&field).is_some())
+    })
 }
 
 /// The windows that are assigned in `plan`, for fingerprints.
@@ -182,14 +221,14 @@ fn groups(aggregate: &Aggregate) -> Result<Groups> {
 }
 
 /// An aggregate whose arguments are columns of the region before it.
-struct Call {
+pub(crate) struct Call {
     name: String,
     function: AggregateFunction,
     filter: Option<usize>,
 }
 
 /// Moves the arguments of an aggregate into the region, all but constants, which some aggregates need to see.
-fn move_arguments(expression: &Expr, inputs: &mut Inputs, simplifier: &ExprSimplifier) -> Result<Call> {
+pub(crate) fn move_arguments(expression: &Expr, inputs: &mut Inputs, simplifier: &ExprSimplifier) -> Result<Call> {
     let name = expression.schema_name().to_string();
     let Expr::AggregateFunction(AggregateFunction { func, params }) = expression.clone().unalias() else {
         return Err(DataFusionError::Internal(format!("{expression} is no aggregate")));
@@ -215,7 +254,7 @@ fn move_arguments(expression: &Expr, inputs: &mut Inputs, simplifier: &ExprSimpl
 }
 
 impl Call {
-    fn lower(self, logical: &datafusion::common::DFSchema, physical: &Schema) -> Result<AggregateCall> {
+    pub(crate) fn lower(self, logical: &datafusion::common::DFSchema, physical: &Schema) -> Result<AggregateCall> {
         let expression = Expr::AggregateFunction(self.function);
         // The region's columns are unqualified in its output.
         let logical = datafusion::common::DFSchema::from_unqualified_fields(

@@ -463,7 +463,22 @@ fn time_name(schema: &DFSchema) -> Option<String> {
 }
 
 /// A refusal that says how joins are bounded.
+/// The set operation that `join` is made of.
+fn set_operation(join: &Join) -> Option<&'static str> {
+    let of_all =
+        join.null_equality == NullEquality::NullEqualsNull && join.on.len() == join.left.schema().fields().len();
+    match join.join_type {
+        JoinType::LeftSemi if of_all => Some("INTERSECT"),
+        JoinType::LeftAnti if of_all => Some("EXCEPT"),
+        _ => None,
+    }
+}
+
 fn refusal(join: &Join, why: &str) -> Refusal {
+    if let (Some(left), Some(right)) = (bound_names(join.left.schema()), bound_names(join.right.schema())) {
+        let equal = |bound: usize| format!("{} = {}", left[bound], right[bound]);
+        return refusal_with(join, why, format!("compare the windows in ON: {} AND {}", equal(0), equal(1)));
+    }
     let (Some(left), Some(right)) = (time_name(join.left.schema()), time_name(join.right.schema())) else {
         let hint = "give each stream's source `event_time: {column: …, watermark: …}`, and let the steps in between \
                     pass that column on; then bound the times in ON";
@@ -477,19 +492,17 @@ fn refusal(join: &Join, why: &str) -> Refusal {
     refusal_with(join, why, hint)
 }
 
+/// The names of the window's start and end among the columns `schema`.
+fn bound_names(schema: &DFSchema) -> Option<[String; 2]> {
+    let name = |bound: &str| {
+        let of = |column: &usize| schema.field(*column).metadata().get(WINDOW_BOUND).is_some_and(|is| is == bound);
+        (0..schema.fields().len()).find(of).map(|column| qualified(schema, column))
+    };
+    Some([name("start")?, name("end")?])
+}
+
 pub(crate) fn refusal_with(join: &Join, why: &str, hint: impl Into<String>) -> Refusal {
     let (qualifier, _) = join.right.schema().qualified_field(0);
     let right = qualifier.map(|qualifier| qualifier.table().to_owned());
     Refusal::StreamJoin { why: why.to_owned(), hint: hint.into(), right }
-}
-
-/// The set operation that `join` is made of.
-fn set_operation(join: &Join) -> Option<&'static str> {
-    let of_all =
-        join.null_equality == NullEquality::NullEqualsNull && join.on.len() == join.left.schema().fields().len();
-    match join.join_type {
-        JoinType::LeftSemi if of_all => Some("INTERSECT"),
-        JoinType::LeftAnti if of_all => Some("EXCEPT"),
-        _ => None,
-    }
 }

@@ -15,13 +15,15 @@ use datafusion::logical_expr::{Expr, Extension, LogicalPlan, LogicalPlanBuilder}
 
 use crate::plan::graph::{Graph, Node, NodeId, NodeKind};
 use crate::sql::pattern_node::PatternNode;
+use crate::sql::per_key;
 use crate::sql::pushdown::push_down;
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, stream_of};
 use crate::sql::subqueries;
+use crate::sql::updating::{self, Lowered, Settings};
 use crate::sql::windows::bins::AssignNode;
-use crate::sql::{join_prepare, marks};
+use crate::sql::{join_prepare, marks, over};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -33,18 +35,24 @@ pub(crate) struct Lowering<'a> {
     pub(crate) function_hashes: &'a HashMap<String, String>,
     /// How many nodes of each kind the step has so far, for their names.
     pub(crate) counts: HashMap<&'static str, usize>,
+    /// What the step says about results and state.
+    pub(crate) settings: Settings,
 }
 
 impl Lowering<'_> {
     /// Adds the nodes of `plan`, which is analysed, and returns the last one.
-    pub(crate) fn lower(&mut self, plan: LogicalPlan) -> Result<NodeId> {
+    pub(crate) fn lower(&mut self, plan: LogicalPlan) -> Result<Lowered> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
-        let plan = subqueries::joined(marks::settle(join_prepare::prepare(plan)?)?, self.state)?;
-        let output = self.region(marks::settle(push_down(plan)?)?, None)?;
+        let plan = subqueries::joined(marks::settle(plan)?, self.state)?;
+        let plan = push_down(join_prepare::prepare(plan)?)?;
+        let plan = marks::settle(over::arrange(plan)?)?;
+        let updating = self.replaces_rows(&plan);
+        let output = self.region(plan, None)?;
         check_names(&self.graph.nodes[output].schema)?;
-        Ok(output)
+        let Settings { emit_used, ttl_used, .. } = self.settings;
+        Ok(Lowered { node: output, updating: updating || emit_used, emit_used, ttl_used })
     }
 
     /// The name of the step's next node of a kind: `step/kind`, and from the second on `step/kind-2`.
@@ -58,6 +66,7 @@ impl Lowering<'_> {
     pub(crate) fn region(&mut self, plan: LogicalPlan, kind: Option<&'static str>) -> Result<NodeId> {
         let mut inputs = Vec::new();
         let rewritten = plan.transform_down(|node| self.cut(node, &mut inputs))?.data;
+        let rewritten = if kind.is_none() { updating::with_is_final(rewritten)? } else { rewritten };
         // The stateful nodes say anew what their columns are.
         let rewritten = marks::settle(rewritten)?;
         let region = Region::new(&rewritten, self.state.clone())?;
@@ -86,6 +95,14 @@ impl Lowering<'_> {
         }
         refuse_stream_subqueries(&plan)?;
         let schema = plan.schema().clone();
+        let stateful = is_stateful(&plan)?;
+        if stateful && plan.inputs().into_iter().any(|input| self.replaces_rows(input)) {
+            return Err(Refusal::Updates.into());
+        }
+        if let LogicalPlan::Filter(filter) = &plan {
+            self.settings.first_rows = per_key::first_rows(filter).or(self.settings.first_rows);
+        }
+        self.settings.depth += usize::from(stateful);
         let node = match plan {
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate)?,
             LogicalPlan::Join(join) if reads_stream(&join.left)? && reads_stream(&join.right)? => {
@@ -95,7 +112,13 @@ impl Lowering<'_> {
                 check_table_join(&join)?;
                 return Ok(Transformed::no(LogicalPlan::Join(join)));
             }
-            LogicalPlan::Window(window) => self.over(window)?,
+            LogicalPlan::Window(window) => match self.first_rows(&window)? {
+                Some(node) => node,
+                None => self.over(window)?,
+            },
+            LogicalPlan::Distinct(distinct) if self.says_ttl() && !self.is_per_window(&distinct) => {
+                self.distinct_rows(distinct)?
+            }
             LogicalPlan::Distinct(distinct) => self.distinct(distinct)?,
             LogicalPlan::Sort(sort) => self.sort(sort)?,
             LogicalPlan::Limit(limit) => self.limit(limit)?,
@@ -108,6 +131,7 @@ impl Lowering<'_> {
             | LogicalPlan::TableScan(_) => return Ok(Transformed::no(plan)),
             other => return Err(Refusal::Other(other.display().to_string()).into()),
         };
+        self.settings.depth -= 1;
         let slot = self.slot(inputs, node, &schema)?;
         Ok(Transformed::new(slot, true, TreeNodeRecursion::Jump))
     }
@@ -149,10 +173,14 @@ impl Lowering<'_> {
         let fields = self.graph.nodes[node].schema.fields().iter().enumerate();
         let fields = fields.map(|(i, field)| field.as_ref().clone().with_name(format!("c{i}")));
         let slot = SlotRelation { index, schema: Arc::new(Schema::new(fields.collect::<Vec<Field>>())) };
-        let names = schema.iter().enumerate().map(|(i, (qualifier, field))| {
-            Expr::Column(Column::new(Some(table.as_str()), format!("c{i}")))
-                .alias_qualified(qualifier.cloned(), field.name().as_str())
-        });
+        let column = |i: usize| Expr::Column(Column::new(Some(table.as_str()), format!("c{i}")));
+        let names = schema.iter().enumerate();
+        let names =
+            names.map(|(i, (qualifier, field))| column(i).alias_qualified(qualifier.cloned(), field.name().as_str()));
+        // What the SQL does not know of.
+        let further = (slot.schema.fields().len() > schema.fields().len())
+            .then(|| column(schema.fields().len()).alias(updating::FINAL));
+        let names = names.chain(further);
         LogicalPlanBuilder::scan(table.as_str(), provider_as_source(Arc::new(slot)), None)?
             .project(names.collect::<Vec<_>>())?
             .build()
@@ -164,6 +192,20 @@ fn input(inputs: &mut Vec<NodeId>, node: NodeId) -> usize {
     inputs.iter().position(|input| *input == node).unwrap_or_else(|| {
         inputs.push(node);
         inputs.len() - 1
+    })
+}
+
+/// True where `plan` itself needs time or keeps state.
+fn is_stateful(plan: &LogicalPlan) -> Result<bool> {
+    Ok(match plan {
+        LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Union(_)
+        | LogicalPlan::Unnest(_)
+        | LogicalPlan::TableScan(_) => false,
+        LogicalPlan::Join(join) => reads_stream(&join.left)? && reads_stream(&join.right)?,
+        _ => true,
     })
 }
 

@@ -12,10 +12,10 @@ use datafusion::logical_expr::logical_plan::Projection;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan};
 
 use crate::sql::windows::{bins, bound, length_max};
-use crate::sql::{EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR};
+use crate::sql::{EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR, over};
 
 /// All marks.
-const MARKS: [&str; 4] = [EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR];
+pub(crate) const MARKS: [&str; 4] = [EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR];
 
 /// The mark of a column whose times are those that the stream's watermark speaks of, or up to `lag` nanoseconds earlier:
 /// where the watermark has come to a time, no row will follow whose value is more than `lag` before it. What goes by
@@ -64,20 +64,14 @@ pub(crate) fn settle(plan: LogicalPlan) -> Result<LogicalPlan> {
                 LogicalPlan::Union(union)
             }
             LogicalPlan::Join(mut join) => {
-                join.schema = keep(&join.schema, |column, _| has_partner(&join, column))?;
+                join.schema = keep(&join.schema, |column, mark| mark == EVENT_TIME || has_partner(&join, column))?;
                 LogicalPlan::Join(join)
             }
             LogicalPlan::Window(mut window) => {
-                let passed = window.input.schema().fields().len();
-                window.schema = keep(&window.schema, |column, _| column < passed)?;
+                window.schema = over::marked(&window)?;
                 LogicalPlan::Window(window)
             }
-            LogicalPlan::Aggregate(aggregate) => {
-                let mut aggregate = aggregated(bins::windowed(aggregate)?)?;
-                let sets = aggregate.group_expr.clone();
-                aggregate.schema = keep(&aggregate.schema, |column, _| in_all_sets(&sets, column))?;
-                LogicalPlan::Aggregate(aggregate)
-            }
+            LogicalPlan::Aggregate(aggregate) => LogicalPlan::Aggregate(aggregated(bins::windowed(aggregate)?)?),
             other => other,
         }))
     })?;
@@ -95,12 +89,18 @@ fn has_partner(join: &Join, column: usize) -> bool {
     }
 }
 
-/// True where the column is a group, and one that no grouping set leaves out.
-fn in_all_sets(groups: &[Expr], column: usize) -> bool {
-    let [Expr::GroupingSet(all)] = groups else { return column < groups.len() };
-    match (all.distinct_expr().get(column), all) {
-        (Some(group), GroupingSet::GroupingSets(sets)) => sets.iter().all(|set| set.contains(group)),
-        _ => false,
+/// By column that the groups make: the group, where no grouping set leaves it out.
+fn in_all_sets(groups: &[Expr]) -> Vec<Option<&Expr>> {
+    match groups {
+        [Expr::GroupingSet(all)] => {
+            let in_all = |group: &Expr| match all {
+                GroupingSet::GroupingSets(sets) => sets.iter().all(|set| set.contains(group)),
+                // They contain the empty set.
+                GroupingSet::Rollup(_) | GroupingSet::Cube(_) => false,
+            };
+            all.distinct_expr().into_iter().map(|group| Some(group).filter(|group| in_all(group))).collect()
+        }
+        groups => unique(groups).into_iter().map(Some).collect(),
     }
 }
 
@@ -138,10 +138,10 @@ fn furthest(inputs: &[Arc<LogicalPlan>], of: impl Fn(&Field) -> Option<i64>) -> 
 /// window's length.
 fn aggregated(aggregate: Aggregate) -> Result<Aggregate> {
     let input = aggregate.input.schema();
-    let bounds: Vec<HashMap<String, String>> = unique(&aggregate.group_expr)
+    let bounds: Vec<HashMap<String, String>> = in_all_sets(&aggregate.group_expr)
         .into_iter()
         .map(|group| {
-            let Expr::Column(column) = group.clone().unalias() else { return HashMap::new() };
+            let Some(Expr::Column(column)) = group.map(|group| group.clone().unalias()) else { return HashMap::new() };
             let Ok(field) = input.field_from_column(&column) else { return HashMap::new() };
             let mut metadata = field.metadata().clone();
             metadata.retain(|key, _| MARKS.contains(&key.as_str()) && key != EVENT_TIME);
@@ -167,7 +167,10 @@ fn unique(groups: &[Expr]) -> Vec<&Expr> {
 }
 
 /// `schema` with its columns' metadata changed by `change`.
-fn mapped(schema: &DFSchemaRef, change: impl Fn(usize, &mut HashMap<String, String>)) -> Result<DFSchemaRef> {
+pub(crate) fn mapped(
+    schema: &DFSchemaRef,
+    change: impl Fn(usize, &mut HashMap<String, String>),
+) -> Result<DFSchemaRef> {
     let fields = schema.iter().enumerate().map(|(index, (qualifier, field))| {
         let mut metadata = field.metadata().clone();
         change(index, &mut metadata);

@@ -25,6 +25,7 @@ pub(crate) mod pattern_names;
 pub(crate) mod pattern_node;
 pub(crate) mod pattern_plan;
 pub(crate) mod pattern_syntax;
+pub(crate) mod per_key;
 pub(crate) mod per_window;
 pub(crate) mod problems;
 pub(crate) mod pushdown;
@@ -37,12 +38,15 @@ pub(crate) mod subqueries;
 pub(crate) mod survey;
 pub(crate) mod types;
 pub(crate) mod udf;
+pub(crate) mod updating;
 pub(crate) mod window_join;
 pub(crate) mod windows;
 pub(crate) mod wording;
 
 /// Field metadata that marks a column as the stream's event time; its value is in [`marks::event_time`].
 pub(crate) const EVENT_TIME: &str = "millstream.event_time";
+/// Field metadata that marks the column which says whether a row of an updating step is the last of its kind.
+pub(crate) const IS_FINAL: &str = "millstream.is_final";
 /// Field metadata that marks a window's bound: its value is `start` or `end`.
 pub(crate) const WINDOW_BOUND: &str = "millstream.window";
 /// Field metadata of a window's start: no window of the column is longer, in nanoseconds.

@@ -74,7 +74,7 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
         return Err(at(problem.hint(hint), first));
     }
     let tokens = pattern_syntax::rewrite(tokens).map_err(|Exclusion(place)| {
-        let problem = problem("exclusions {- … -} in a pattern are not supported".into());
+        let problem = problem("an exclusion in a pattern is not supported".into());
         at(problem.hint("give CLASSIFIER() as a measure, and leave rows out by WHERE"), place)
     })?;
     let (mut statements, versions) = parse_tokens(state, context, tokens, last)?;

@@ -248,11 +248,15 @@ impl Rewriter<'_, '_> {
         let stripped = self.resolver.strip(&mut expression)?;
         let of = all.unwrap_or(stripped);
         let call = self.resolver.context.sql_to_expr(expression, self.resolver.input)?;
-        let call = coerced(call, self.resolver.input)?;
+        let refused = |_| {
+            let message = format!("{name} cannot take a value of this type");
+            wrong(message, "use CAST, or another aggregate", span)
+        };
+        let call = coerced(call, self.resolver.input).map_err(refused)?;
         let Expr::AggregateFunction(_) = &call else {
             return Err(wrong(format!("{name} cannot be used here"), "use another aggregate", span));
         };
-        let data_type = call.get_type(self.resolver.input)?;
+        let data_type = call.get_type(self.resolver.input).map_err(refused)?;
         let calls = &mut self.resolver.calls;
         let number = calls.iter().position(|known| *known == call).unwrap_or_else(|| {
             calls.push(call);

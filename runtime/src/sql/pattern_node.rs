@@ -72,9 +72,30 @@ impl PatternNode {
         Ok(Self { input, spec, columns, calls, schema })
     }
 
-    /// All that the result depends on, as text.
+    /// All that the result depends on, as text without places in the SQL.
     pub(crate) fn text(&self) -> String {
-        format!("{:?} {:?} {:?}", self.spec, self.columns, self.calls)
+        let spec = &self.spec;
+        let expressions = |expressions: &[Expr]| expressions.iter().map(Expr::to_string).collect::<Vec<_>>().join("; ");
+        let mut text = format!(
+            "{} within {} by {:?} {:?} {:?} skip {:?} all {} of {} and {}",
+            spec.shown,
+            spec.within_ns,
+            spec.time_column,
+            spec.partition,
+            spec.order,
+            spec.skip,
+            spec.all_rows,
+            expressions(&self.columns),
+            expressions(&self.calls),
+        );
+        let conditions = spec.names.iter().zip(&spec.conditions);
+        let conditions = conditions.map(|(name, condition)| (name.as_str(), condition.as_ref()));
+        let measures = spec.measures.iter().map(|(name, measure)| (name.as_str(), Some(measure)));
+        for (name, resolved) in conditions.chain(measures) {
+            let said = resolved.map(|r| format!("{} {:?} {}", r.expression, r.inputs, r.data_type));
+            text.push_str(&format!("\n{name} {}", said.unwrap_or_default()));
+        }
+        text
     }
 }
 

@@ -218,7 +218,7 @@ impl Clause {
             P::Symbol(symbol) => variable(symbol, names)?,
             P::Exclude(_) => {
                 let hint = "give CLASSIFIER() as a measure, and leave rows out by WHERE";
-                return Err(wrong("exclusions {- … -} are not supported", hint, self.place));
+                return Err(wrong("an exclusion in a pattern is not supported", hint, self.place));
             }
             P::Permute(symbols) => {
                 let symbols = symbols.iter().map(|symbol| variable(symbol, names));
@@ -261,7 +261,7 @@ impl Clause {
             Q::Range(min, max) => (min, Some(max)),
         };
         if max.is_some_and(|max| max < min || max == 0) {
-            let message = format!("`{quantifier}` allows no number of rows");
+            let message = "a quantifier of the pattern allows no number of rows";
             return Err(wrong(message, "write the smaller number first: {1,3}", self.place));
         }
         Ok((min, max))

@@ -17,11 +17,12 @@ use crate::engine::operators::per_window::{PerWindowPlan, WindowedInput};
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::sql::aggregate::windows_of;
 use crate::sql::lower::Lowering;
-use crate::sql::marks::{self, event_time};
+use crate::sql::marks::{self, MARKS, event_time};
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::internal;
 use crate::sql::subqueries::without_numbers;
+use crate::sql::windows::length_max;
 use crate::sql::{EVENT_TIME, WINDOW_BOUND};
 
 /// An input of a query per window.
@@ -98,7 +99,7 @@ fn keeps_instants(from: &DataType, to: &DataType) -> bool {
 /// How far behind the watermark the values of a window's bound may be. An end is never: a row whose window has ended is
 /// late.
 fn lag_of(bound: &Field) -> Option<i64> {
-    marks::lag(bound).or(is_bound(bound, "end").then_some(0))
+    marks::lag(bound).or(is_bound(bound, "end").then_some(0)).or_else(|| length_max(bound))
 }
 
 /// True where rows can be spread over shards by values of `data_type`.
@@ -328,7 +329,11 @@ impl Lowering<'_> {
         let bounds: Vec<Bound> = columns.iter().filter_map(|column| bound_of(column, &schema)).collect();
         let has_one = |bound: &str| schema.fields().iter().filter(|field| is_bound(field, bound)).count() == 1;
         if has_one("start") && has_one("end") {
-            return self.aggregate(Aggregate::try_new(input, columns, vec![])?);
+            let grouped = LogicalPlan::Aggregate(Aggregate::try_new(input, columns, vec![])?);
+            let LogicalPlan::Aggregate(grouped) = marks::settle(grouped)? else {
+                return Err(internal("an aggregate without its groups"));
+            };
+            return self.aggregate(grouped);
         }
         let Some((closes, other)) = choose(bounds) else {
             let union = matches!(input.as_ref(), LogicalPlan::Union(_));
@@ -467,11 +472,13 @@ struct Closing {
 fn marked(schema: &Schema, inputs: &[(SchemaRef, Closing)], sources: &[Option<(usize, usize)>]) -> Schema {
     let fields = schema.fields().iter().zip(sources).map(|(field, source)| {
         let mut metadata: HashMap<String, String> = field.metadata().clone();
-        metadata.retain(|key, _| key != EVENT_TIME && key != WINDOW_BOUND);
+        metadata.retain(|key, _| !MARKS.contains(&key.as_str()));
         if let Some((input, column)) = source {
             let (input, closing) = &inputs[*input];
             let of = input.field(*column);
-            metadata.extend(of.metadata().get(WINDOW_BOUND).map(|bound| (WINDOW_BOUND.to_owned(), bound.clone())));
+            let of_window = |(mark, _): &(&String, &String)| MARKS.contains(&mark.as_str()) && *mark != EVENT_TIME;
+            let marks = of.metadata().iter().filter(of_window).map(|(mark, value)| (mark.clone(), value.clone()));
+            metadata.extend(marks);
             metadata.extend(lag_after(input, closing, *column).map(event_time).unwrap_or_default());
         }
         field.as_ref().clone().with_metadata(metadata)
@@ -493,7 +500,7 @@ fn lag_after(input: &Schema, closing: &Closing, column: usize) -> Option<i64> {
     let mut starts = input.fields().iter().enumerate().filter(|(_, field)| is_bound(field, "start"));
     let (Some((start, length)), None) = (starts.next(), starts.next()) else { return None };
     // How long the window is, and how far behind its window's start a row may be.
-    let length = marks::lag(length)?;
+    let length = length_max(length).or_else(|| marks::lag(length))?;
     if start == column { Some(length) } else { Some(length.saturating_add(marks::lag(field)?)) }
 }
 

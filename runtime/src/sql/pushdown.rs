@@ -1,4 +1,5 @@
-//! Moves conditions and the choice of columns below the nodes that keep rows, so that these keep no more than they need.
+//! Moves conditions and the choice of columns below the nodes that keep rows, so that these keep no more than they need:
+//! what [`crate::sql::join_prepare`] does not, which knows the four kinds of join that give rows of both sides.
 //!
 //! DataFusion's optimizer does the same, but only within a region: what is beyond a stateful node, it does not see.
 
@@ -8,16 +9,15 @@ use std::sync::Arc;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, JoinType, Result};
 use datafusion::logical_expr::logical_plan::Projection;
-use datafusion::logical_expr::utils::{conjunction, split_conjunction, split_conjunction_owned};
+use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Distinct, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder};
 
-use crate::sql::as_of::as_marker;
 use crate::sql::lower::reads_stream;
+use crate::sql::marks::MARKS;
 
 /// `plan`, in which joins of streams and OVER windows read fewer rows and columns. Its columns are the same.
 pub(crate) fn push_down(plan: LogicalPlan) -> Result<LogicalPlan> {
     let plan = plan.transform_down(|node| match node {
-        LogicalPlan::Filter(filter) if is_inner_join_of_streams(&filter.input)? => Ok(Transformed::yes(merge(filter)?)),
         LogicalPlan::Join(join) if joins_streams(&join)? => push_to_sides(join),
         other => Ok(Transformed::no(other)),
     })?;
@@ -27,34 +27,6 @@ pub(crate) fn push_down(plan: LogicalPlan) -> Result<LogicalPlan> {
 /// True where both sides of `join` read streams.
 pub(crate) fn joins_streams(join: &Join) -> Result<bool> {
     Ok(reads_stream(&join.left)? && reads_stream(&join.right)?)
-}
-
-fn is_inner_join_of_streams(plan: &LogicalPlan) -> Result<bool> {
-    match plan {
-        LogicalPlan::Join(join) if join.join_type == JoinType::Inner && !is_as_of(join) => joins_streams(join),
-        _ => Ok(false),
-    }
-}
-
-/// True for a join as of a time: fewer versions would be other versions.
-fn is_as_of(join: &Join) -> bool {
-    let conditions = join.filter.iter().flat_map(split_conjunction);
-    conditions.into_iter().any(|condition| as_marker(condition).is_some())
-}
-
-/// The conditions of `filter`, which stands over an inner join, as conditions of the join: `FROM a, b WHERE …`.
-fn merge(filter: Filter) -> Result<LogicalPlan> {
-    let LogicalPlan::Join(mut join) = Arc::unwrap_or_clone(filter.input) else {
-        return Err(crate::sql::relation::internal("a filter over no join"));
-    };
-    let (moved, stays): (Vec<_>, Vec<_>) =
-        split_conjunction_owned(filter.predicate).into_iter().partition(|condition| can_move(condition));
-    join.filter = conjunction(join.filter.into_iter().chain(moved));
-    let join = push_to_sides(join)?.data;
-    Ok(match conjunction(stays) {
-        Some(predicate) => LogicalPlan::Filter(Filter::try_new(predicate, Arc::new(join))?),
-        None => join,
-    })
 }
 
 /// True where it does not matter when `condition` is evaluated, and what it reads can be seen.
@@ -69,17 +41,17 @@ fn has_subquery(expression: &Expr) -> bool {
     expression.exists(is_one).unwrap_or(true)
 }
 
-/// The conditions of `join` that are about one side only are put below it, where that side's rows need not come out
-/// unmatched.
+/// The conditions of `join` that are about one side only are put below it, where that side's rows do not come out, or
+/// only with a match.
 fn push_to_sides(mut join: Join) -> Result<Transformed<LogicalPlan>> {
     use JoinType::{Full, Inner, Left, LeftAnti, LeftMark, LeftSemi, Right, RightAnti, RightMark, RightSemi};
     let (to_left, to_right) = match join.join_type {
-        Inner | LeftSemi | RightSemi => (true, true),
-        Left | LeftAnti | LeftMark => (false, true),
-        Right | RightAnti | RightMark => (true, false),
-        Full => (false, false),
+        LeftSemi | RightSemi => (true, true),
+        LeftAnti | LeftMark => (false, true),
+        RightAnti | RightMark => (true, false),
+        Inner | Left | Right | Full => return Ok(Transformed::no(LogicalPlan::Join(join))),
     };
-    if join.null_aware || join.filter.is_none() || is_as_of(&join) {
+    if join.null_aware || join.filter.is_none() {
         return Ok(Transformed::no(LogicalPlan::Join(join)));
     }
     let (mut left, mut right, mut stays) = (Vec::new(), Vec::new(), Vec::new());
@@ -159,6 +131,10 @@ fn of_inputs(plan: &LogicalPlan, needed: Option<&BTreeSet<usize>>) -> Vec<Needed
     let of_input = |(number, input): (usize, &&LogicalPlan)| {
         let mut columns = passed_on(plan, number, input.schema().fields().len(), needed)?;
         columns.extend(read.iter().filter_map(|column| input.schema().maybe_index_of_column(column)));
+        // What goes by windows and times may look for them without naming them.
+        let marked =
+            |column: &usize| MARKS.iter().any(|mark| input.schema().field(*column).metadata().contains_key(*mark));
+        columns.extend((0..input.schema().fields().len()).filter(marked));
         Some(columns)
     };
     inputs.iter().enumerate().map(of_input).collect()

@@ -3,11 +3,12 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Distinct, Expr, GroupByExpr, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, Statement, Visit, Visitor,
+    Distinct, Expr, Function, GroupByExpr, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, Statement,
+    Visit, Visitor, WindowFrameBound, WindowFrameUnits, WindowType,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use crate::sql::survey;
+use crate::sql::survey::{self, normalised};
 
 /// A query that cannot run over a stream without end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,14 +17,20 @@ pub(crate) enum Refusal {
     NoStream,
     #[error("DISTINCT over a stream would keep every row for ever")]
     Distinct,
-    #[error("OVER windows are not supported yet")]
-    Over,
+    #[error("{0}")]
+    Over(OverRefusal),
     #[error("ORDER BY over a stream would wait for its end, which never comes")]
     OrderBy,
     #[error("LIMIT over a stream has no meaning: the stream has no first rows of a whole")]
     Limit,
     #[error("GROUP BY without a window would keep every group for ever")]
     NoWindow,
+    #[error("nothing here is final before the end of the input, which never comes")]
+    NoFinal,
+    #[error("rows of the step that this reads replace one another: they would count several times")]
+    Updates,
+    #[error("at most {0} rows of each key can be kept")]
+    TooManyRows(usize),
     #[error("GROUPING SETS, CUBE and ROLLUP without a window in each of them would keep every group for ever")]
     GroupingSets,
     /// `right` is the name of what stands on the right of the join.
@@ -54,17 +61,108 @@ pub(crate) enum Refusal {
     Unjudged,
 }
 
+/// An OVER window that cannot run over a stream without end.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OverRefusal {
+    /// With the columns that are event time.
+    #[error("OVER must begin its ORDER BY with the event time, ascending: rows come out as time passes them")]
+    Order(Vec<String>),
+    #[error("a frame to UNBOUNDED FOLLOWING would wait for the stream's end, which never comes")]
+    Unbounded,
+    #[error("{0} needs all rows of its partition, and those of a stream have no end")]
+    Whole(String),
+    #[error("frames in GROUPS are not supported over a stream")]
+    Groups,
+    #[error("the frame begins after its end")]
+    EmptyFrame,
+    #[error("the frame's interval {0}")]
+    Interval(&'static str),
+    #[error("the offset and the default of {0} must be constants")]
+    Constant(String),
+    #[error("{0} looks further than 1,000,000 rows, all of which would be kept for each key")]
+    Reach(String),
+    #[error("{0} takes no FILTER")]
+    Filter(String),
+    #[error("{0} over all rows so far would keep every value for ever")]
+    Keeps(String),
+    #[error("LEAD with IGNORE NULLS would wait for ever where no value follows")]
+    LeadNulls,
+    #[error(
+        "two OVER windows that wait for following rows cannot stand in one query: the first leaves no order of time"
+    )]
+    TwiceAhead,
+}
+
+impl OverRefusal {
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Order(times) => match times.first() {
+                Some(time) => return Some(format!("write OVER (PARTITION BY … ORDER BY {time})")),
+                None => {
+                    "this stream has no event time: give its source `event_time: {column: …, watermark: …}`, and pass \
+                     that column on"
+                }
+            },
+            Self::Unbounded => "end the frame with CURRENT ROW, n FOLLOWING or INTERVAL '1 minute' FOLLOWING",
+            Self::Whole(_) => "use ROW_NUMBER, RANK or DENSE_RANK, which count the rows so far",
+            Self::Groups => "write the frame in ROWS, or in RANGE with an interval",
+            Self::EmptyFrame => "write the earlier bound first: BETWEEN 5 PRECEDING AND 2 PRECEDING",
+            Self::Interval(_) => {
+                "write it in days, hours or seconds: RANGE BETWEEN INTERVAL '1 minute' PRECEDING AND CURRENT ROW"
+            }
+            Self::Constant(_) => "write numbers: lag(value, 2, 0)",
+            Self::Reach(_) => "write a smaller number",
+            Self::Filter(_) => "filter in a step before, or write CASE WHEN … THEN … END as its argument",
+            Self::Keeps(_) => {
+                "bound the frame: ROWS BETWEEN 99 PRECEDING AND CURRENT ROW, or RANGE BETWEEN INTERVAL '1 hour' \
+                 PRECEDING AND CURRENT ROW"
+            }
+            Self::LeadNulls => "leave the nulls out in a step before: WHERE value IS NOT NULL",
+            Self::TwiceAhead => "give them the same PARTITION BY and ORDER BY, or let all but one look back only",
+        };
+        Some(hint.to_owned())
+    }
+
+    /// True where this may be about `function`.
+    fn is_about(&self, function: &Function) -> bool {
+        let Some(WindowType::WindowSpec(spec)) = &function.over else { return function.over.is_some() };
+        let name = function.name.to_string().to_uppercase();
+        let frame = spec.window_frame.as_ref();
+        match self {
+            Self::Order(times) => !spec.order_by.first().is_some_and(|order| {
+                let column = match &order.expr {
+                    Expr::Identifier(ident) => Some(ident),
+                    Expr::CompoundIdentifier(idents) => idents.last(),
+                    _ => None,
+                };
+                let names = column.is_some_and(|ident| times.contains(&normalised(ident)));
+                names && order.options.asc != Some(false)
+            }),
+            Self::Unbounded => match frame {
+                Some(frame) => matches!(frame.end_bound, Some(WindowFrameBound::Following(None))),
+                None => spec.order_by.is_empty(),
+            },
+            Self::Groups => frame.is_some_and(|frame| frame.units == WindowFrameUnits::Groups),
+            Self::Interval(_) => frame.is_some_and(|frame| frame.units == WindowFrameUnits::Range),
+            Self::EmptyFrame => frame.is_some(),
+            Self::Whole(of) | Self::Constant(of) | Self::Reach(of) | Self::Filter(of) => name == *of,
+            Self::Keeps(of) => of.starts_with(&name),
+            Self::LeadNulls => name == "LEAD",
+            Self::TwiceAhead => true,
+        }
+    }
+}
+
 impl Refusal {
     /// The nearest form that works.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::NoStream => "name a source (without `table:`) or another step in FROM",
             Self::Distinct => {
-                "within a window: SELECT DISTINCT …, window_start, window_end FROM TUMBLE(stream, ts, INTERVAL '1 minute')"
+                "within a window: SELECT DISTINCT …, window_start, window_end FROM TUMBLE(stream, ts, INTERVAL '1 minute'); \
+                 or say on the step how long a row is remembered: `state.ttl: 1h`"
             }
-            Self::Over => {
-                "aggregate in a window: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, window_end"
-            }
+            Self::Over(over) => return over.hint(),
             Self::OrderBy => {
                 "leave it out (rows keep their order per key), or order the rows of each window: FROM TUMBLE(stream, ts, \
                  INTERVAL '1 minute') … ORDER BY window_end, …"
@@ -74,11 +172,16 @@ impl Refusal {
                  ROW_NUMBER() OVER (PARTITION BY window_start, window_end ORDER BY …) <= 3"
             }
             Self::NoWindow => {
-                "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, window_end"
+                "group by a window too: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY …, window_start, \
+                 window_end; or say on the step how long a group is kept and when it is given out: `state.ttl: 1h` and \
+                 `emit: changes`"
             }
+            Self::TooManyRows(_) => "ask for fewer rows",
+            Self::NoFinal => "say on the step when results come: `emit: changes`, or `emit.every: 5s`",
+            Self::Updates => "read its final rows only, with WHERE is_final",
             Self::GroupingSets => {
                 "put a window into every grouping: FROM TUMBLE(stream, ts, INTERVAL '1 minute') … GROUP BY window_start, \
-                 window_end, ROLLUP (…)"
+                  window_end, ROLLUP (…)"
             }
             Self::StreamJoin { hint, .. } => hint,
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
@@ -158,7 +261,12 @@ impl Finder<'_> {
             Refusal::ManyWindows(_) => {
                 select.from.first().map_or(ControlFlow::Continue(()), |from| self.take(from.span()))
             }
-            Refusal::DuplicateColumn(_) | Refusal::NoStream | Refusal::Other(_) => self.take(select.span()),
+            Refusal::DuplicateColumn(_)
+            | Refusal::NoStream
+            | Refusal::NoFinal
+            | Refusal::Updates
+            | Refusal::TooManyRows(_)
+            | Refusal::Other(_) => self.take(select.span()),
             _ => ControlFlow::Continue(()),
         }
     }
@@ -214,7 +322,7 @@ impl Visitor for Finder<'_> {
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match (self.refusal, expression) {
-            (Refusal::Over, Expr::Function(function)) if function.over.is_some() => self.take(expression.span()),
+            (Refusal::Over(over), Expr::Function(function)) if over.is_about(function) => self.take(expression.span()),
             (Refusal::StreamSubquery, Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Subquery(_)) => {
                 self.take(expression.span())
             }

@@ -3,9 +3,11 @@
 mod kafka;
 mod kafka_client;
 mod mosquitto;
+mod postgres;
 mod process;
 
 pub use kafka::{Kafka, KafkaOptions, kafka};
 pub use kafka_client::{KafkaMessage, Produce};
 pub use mosquitto::{Mosquitto, MqttMessage, Subscription, mqtt};
+pub use postgres::Postgres;
 pub use process::{Process, free_port};

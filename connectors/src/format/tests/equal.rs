@@ -5,10 +5,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::reference::Reference;
 use super::roundtrip::{any_json, any_rows};
 use super::*;
 use crate::format::json::{JsonConfig, JsonLayout};
+use crate::format::reference::Reference;
 
 fn both(config: &JsonConfig, columns: &SchemaRef, messages: &BinaryArray) -> (Decoded, Decoded) {
     let decoded = config.decoder(options(columns)).unwrap().decode(messages);

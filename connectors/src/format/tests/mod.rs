@@ -3,7 +3,6 @@
 mod csv;
 mod equal;
 mod json;
-mod reference;
 mod roundtrip;
 mod written;
 

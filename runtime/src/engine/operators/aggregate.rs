@@ -130,11 +130,41 @@ impl Window {
 }
 
 /// What the aggregates are given for the rows of a batch.
-struct Arguments {
+pub(super) struct Arguments {
     /// By aggregate.
-    columns: Vec<Vec<ArrayRef>>,
+    pub(super) columns: Vec<Vec<ArrayRef>>,
     /// By aggregate: which rows count.
-    filters: Vec<Option<ArrayRef>>,
+    pub(super) filters: Vec<Option<ArrayRef>>,
+}
+
+/// By aggregate and argument: constants, as many of them as the largest batch so far had rows.
+pub(super) struct Constants(Vec<Vec<Option<ArrayRef>>>);
+
+impl Constants {
+    /// None yet, for the arguments of `calls`.
+    pub(super) fn new(calls: &[AggregateCall]) -> Self {
+        Self(calls.iter().map(|call| vec![None; call.arguments.len()]).collect())
+    }
+
+    /// What the aggregates `calls` are given for the rows of `batch`.
+    pub(super) fn arguments(&mut self, calls: &[AggregateCall], batch: &RecordBatch) -> DataFusionResult<Arguments> {
+        let rows = batch.num_rows();
+        let mut columns = Vec::with_capacity(calls.len());
+        for (call, constants) in calls.iter().zip(&mut self.0) {
+            let arguments = call.arguments.iter().zip(constants).map(|(argument, constant)| {
+                if argument.downcast_ref::<Literal>().is_none() {
+                    return argument.evaluate(batch)?.into_array(rows);
+                }
+                if constant.as_ref().is_none_or(|constant| constant.len() < rows) {
+                    *constant = Some(argument.evaluate(batch)?.into_array(rows)?);
+                }
+                Ok(constant.as_ref().map_or_else(|| batch.column(0).slice(0, 0), |constant| constant.slice(0, rows)))
+            });
+            columns.push(arguments.collect::<DataFusionResult<Vec<_>>>()?);
+        }
+        let filters = calls.iter().map(|call| call.filter.map(|column| batch.column(column).clone()));
+        Ok(Arguments { columns, filters: filters.collect() })
+    }
 }
 
 /// The operator.
@@ -153,8 +183,7 @@ pub(crate) struct WindowAggregate {
     watermark: i64,
     /// How many nanoseconds the unit of the window bounds has.
     pub(super) unit_ns: i64,
-    /// By aggregate and argument: constants, as many of them as the largest batch so far had rows.
-    constants: Vec<Vec<Option<ArrayRef>>>,
+    constants: Constants,
     /// Keys and groups of the batch at hand; kept to reuse their memory.
     pub(super) keys: EncodedKeys,
     pub(super) groups: Vec<usize>,
@@ -169,7 +198,7 @@ impl WindowAggregate {
             DataType::Timestamp(unit, _) => unit_ns(*unit),
             _ => 1,
         };
-        let constants = plan.calls.iter().map(|call| vec![None; call.arguments.len()]).collect();
+        let constants = Constants::new(&plan.calls);
         Ok(Self {
             plan,
             step,
@@ -234,31 +263,11 @@ impl WindowAggregate {
         if self.plan.keys > 0 {
             self.encoder.encode(&batch.columns()[..self.plan.keys], &mut self.keys)?;
         }
-        let arguments = self.arguments(batch)?;
+        let arguments = self.constants.arguments(&self.plan.calls, batch)?;
         for part in &parts[first_open..] {
             self.update_window(part, batch.num_rows(), &arguments)?;
         }
         Ok(())
-    }
-
-    /// What the aggregates are given for the rows of `batch`.
-    fn arguments(&mut self, batch: &RecordBatch) -> DataFusionResult<Arguments> {
-        let rows = batch.num_rows();
-        let mut columns = Vec::with_capacity(self.plan.calls.len());
-        for (call, constants) in self.plan.calls.iter().zip(&mut self.constants) {
-            let arguments = call.arguments.iter().zip(constants).map(|(argument, constant)| {
-                if argument.downcast_ref::<Literal>().is_none() {
-                    return argument.evaluate(batch)?.into_array(rows);
-                }
-                if constant.as_ref().is_none_or(|constant| constant.len() < rows) {
-                    *constant = Some(argument.evaluate(batch)?.into_array(rows)?);
-                }
-                Ok(constant.as_ref().map_or_else(|| batch.column(0).slice(0, 0), |constant| constant.slice(0, rows)))
-            });
-            columns.push(arguments.collect::<DataFusionResult<Vec<_>>>()?);
-        }
-        let filters = self.plan.calls.iter().map(|call| call.filter.map(|column| batch.column(column).clone()));
-        Ok(Arguments { columns, filters: filters.collect() })
     }
 
     /// Adds the rows of one part of a batch of `rows` rows.
@@ -312,7 +321,7 @@ impl WindowAggregate {
     }
 }
 
-fn accumulator(aggregate: &Arc<AggregateFunctionExpr>) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
+pub(super) fn accumulator(aggregate: &Arc<AggregateFunctionExpr>) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
     if aggregate.groups_accumulator_supported() {
         return aggregate.create_groups_accumulator();
     }

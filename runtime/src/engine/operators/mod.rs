@@ -3,6 +3,7 @@
 pub(crate) mod aggregate;
 mod aggregate_state;
 pub(crate) mod join;
+pub(crate) mod over;
 mod packed;
 pub(crate) mod pane_aggregate;
 pub(crate) mod pattern;
@@ -10,6 +11,7 @@ pub(crate) mod per_window;
 pub(crate) mod session_assign;
 mod session_rows;
 pub(crate) mod stateless;
+pub(crate) mod updating;
 pub(crate) mod window_assign;
 pub(crate) mod window_bounds;
 pub(crate) mod window_parts;

@@ -141,7 +141,7 @@ impl Scenario {
         ticks * self.time.tick_ms()
     }
 
-    fn yaml(&self) -> String {
+    pub(super) fn yaml(&self) -> String {
         let mut yaml = String::from("name: oracle\nsources:\n");
         for source in self.sources() {
             yaml += &format!(
@@ -190,7 +190,7 @@ impl Scenario {
         scripts.collect()
     }
 
-    async fn expected(&self) -> Result<Expected, String> {
+    pub(super) async fn expected(&self) -> Result<Expected, String> {
         let scripts = self.scripts();
         let reference = Batch::new();
         reference.table("t", &table());

@@ -4,16 +4,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt32Array};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array,
+};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{Field, Float64Type, Int64Type, Schema};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::batch::{Batch, MS, Size, ids, nanoseconds, watermarks, with_windows, without};
 use super::harness::{self, Script, World};
-use super::oracle::{Execution, Expected, cases, execute, run, verify};
+use super::oracle::{Execution, Expected, cases_or, execute, run, verify};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
+use crate::engine::assembly::operator;
+use crate::engine::operator::{Operator, Output};
 
+/// So many cases are tried by default.
+const CASES: u32 = 300;
 /// The naive search gives up after so many trials; such a case says nothing.
 const TRIALS_MAX: usize = 200_000;
 /// The variables of patterns.
@@ -621,10 +630,165 @@ fn check(scenario: &Scenario) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3 * cases(), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases_or(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_matches_are_those_of_a_search_that_tries_everything(scenario in scenario()) {
         check(&scenario).map_err(TestCaseError::fail)?;
     }
+}
+
+#[test]
+fn most_scenarios_have_matches() {
+    let mut runner = TestRunner::deterministic();
+    let runtime = harness::runtime();
+    let mut with_matches = 0;
+    for _ in 0..100 {
+        let scenario = scenario().new_tree(&mut runner).unwrap().current();
+        let expected = runtime.block_on(scenario.expected());
+        with_matches += usize::from(expected.is_some_and(|expected| expected.output.num_rows() > 0));
+    }
+    assert!(with_matches > 30, "{with_matches} of 100");
+}
+
+/// The matcher of `SELECT * FROM s MATCH_RECOGNIZE (clause)` over the columns ts, k and n.
+async fn matcher(folder: &std::path::Path, clause: &str) -> Box<dyn Operator> {
+    let sql = serde_json::to_string(&format!("SELECT * FROM s MATCH_RECOGNIZE ({clause})")).unwrap();
+    let yaml = format!(
+        "name: piece\nsources:\n  s:\n    file: {{path: none.jsonl}}\n    \
+         columns: {{ts: timestamp(3), k: text, n: bigint}}\n    event_time: {{column: ts, watermark: 0s}}\n\
+         steps:\n  q:\n    sql: {sql}\nsinks:\n  out: {{from: q, stdout: {{}}}}\n"
+    );
+    let plan = harness::plan(folder, &yaml).await.unwrap();
+    let node = plan.graph.nodes.iter().find(|node| node.name == "q/match").unwrap();
+    operator(&plan, node).await.unwrap()
+}
+
+/// Rows of `(milliseconds, k, n)`.
+fn facts(rows: &[(i64, &str, i64)]) -> RecordBatch {
+    RecordBatch::try_from_iter([
+        ("ts", Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|row| row.0))) as ArrayRef),
+        ("k", Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.1)))),
+        ("n", Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| row.2)))),
+    ])
+    .unwrap()
+}
+
+/// What a watermark, in milliseconds, brings out: rows and letters.
+async fn after(operator: &mut Box<dyn Operator>, watermark: i64) -> (Vec<String>, Vec<String>) {
+    let mut out = Output::default();
+    operator.watermark(watermark.saturating_mul(MS), &mut out).await.unwrap();
+    let mut lines = Vec::new();
+    for batch in &out.batches {
+        let options = FormatOptions::default().with_null("NULL");
+        let columns: Vec<_> =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column.as_ref(), &options).unwrap()).collect();
+        lines.extend(
+            (0..batch.num_rows())
+                .map(|row| columns.iter().map(|column| column.value(row).to_string()).collect::<Vec<_>>().join(" ")),
+        );
+    }
+    (lines, out.letters.into_iter().map(|letter| letter.reason).collect())
+}
+
+async fn feed(operator: &mut Box<dyn Operator>, rows: &[(i64, &str, i64)]) -> usize {
+    let mut out = Output::default();
+    operator.batch(0, facts(rows), &mut out).await.unwrap();
+    assert!(out.batches.is_empty());
+    out.late.iter().map(RecordBatch::num_rows).sum()
+}
+
+#[tokio::test]
+async fn a_match_comes_out_as_soon_as_nothing_preferred_can_come() {
+    let folder = tempfile::tempdir().unwrap();
+    let clause = |pattern: &str| {
+        format!(
+            "PARTITION BY k ORDER BY ts MEASURES FIRST(n) AS f, LAST(n) AS l PATTERN ({pattern}) \
+             WITHIN INTERVAL '1 second' DEFINE B AS n > 1{}",
+            if pattern.contains('C') { ", C AS n > 5" } else { "" }
+        )
+    };
+    let rows = [(10, "x", 1), (20, "x", 2), (30, "x", 3)];
+    let mut exact = matcher(folder.path(), &clause("A B B")).await;
+    assert_eq!(feed(&mut exact, &rows).await, 0);
+    assert_eq!(after(&mut exact, 30).await.0, Vec::<String>::new());
+    assert_eq!(after(&mut exact, 31).await.0, ["x 1 3"]);
+    assert_eq!(feed(&mut exact, &[(30, "x", 1), (31, "x", 1)]).await, 1);
+    let mut greedy = matcher(folder.path(), &clause("A B+")).await;
+    feed(&mut greedy, &rows).await;
+    assert_eq!(after(&mut greedy, 1009).await.0, Vec::<String>::new());
+    // Then no row can be within a second of the first one any more.
+    assert_eq!(after(&mut greedy, 1010).await.0, ["x 1 3"]);
+    let mut preferred = matcher(folder.path(), &clause("A (B B C | B)")).await;
+    feed(&mut preferred, &rows).await;
+    assert_eq!(after(&mut preferred, 31).await.0, Vec::<String>::new());
+    feed(&mut preferred, &[(40, "x", 4)]).await;
+    assert_eq!(after(&mut preferred, 41).await.0, ["x 1 2"]);
+}
+
+#[tokio::test]
+async fn rows_and_partitions_are_let_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let clause = "PARTITION BY k ORDER BY ts MEASURES PREV(FIRST(n), 3) AS p, NEXT(n, 2) AS x PATTERN (A B+ C) \
+                  WITHIN INTERVAL '100 milliseconds' DEFINE B AS n > PREV(n), C AS n < LAST(B.n)";
+    let mut matcher = matcher(folder.path(), clause).await;
+    let mut found = 0;
+    for step in 0..300_i64 {
+        let keys: Vec<String> = (0..20).map(|key| format!("k{}", step * 3 + key)).collect();
+        let rows: Vec<_> =
+            keys.iter().enumerate().map(|(i, k)| (step * 7, k.as_str(), (step * 5 + i as i64) % 8)).collect();
+        feed(&mut matcher, &rows).await;
+        found += after(&mut matcher, step * 7 + 1).await.0.len();
+        // Twenty rows in 7 ms, of the last 100 ms and those that look back 100 ms.
+        assert!(matcher.state_size().rows < 20 * 64, "{} rows", matcher.state_size().rows);
+    }
+    assert!(found > 50, "{found}");
+    after(&mut matcher, 10_000).await;
+    assert_eq!((matcher.state_size().rows, matcher.state_size().bytes), (0, 0));
+    assert_eq!(matcher.snapshot().unwrap().iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
+}
+
+#[tokio::test]
+async fn a_row_with_too_many_partial_matches_starts_none_and_the_search_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let clause = "ORDER BY ts MEASURES count(*) AS c PATTERN ((A | B){3,} C) WITHIN INTERVAL '1 second' \
+                  DEFINE A AS sum(A.n) > 0, B AS sum(B.n) > 0, C AS n = 0";
+    let mut matcher = matcher(folder.path(), clause).await;
+    let mut rows: Vec<(i64, &str, i64)> = (0..16).map(|row| (row, "x", 1)).collect();
+    rows.push((16, "x", 0));
+    feed(&mut matcher, &rows).await;
+    let (lines, letters) = after(&mut matcher, 5000).await;
+    assert_eq!(lines, ["12"]);
+    assert_eq!(letters.len(), 5, "{letters:?}");
+    assert!(letters[0].contains("more than 10000 partial matches"), "{letters:?}");
+}
+
+#[tokio::test]
+async fn a_row_that_fails_in_a_condition_or_a_measure_goes_to_the_dead_letter() {
+    let folder = tempfile::tempdir().unwrap();
+    let clause = "ORDER BY ts MEASURES 12 / LAST(A.n) AS m, count(*) AS c PATTERN (A+ B) WITHIN INTERVAL '1 second' \
+                  DEFINE A AS n < 10, B AS 100 / (n - 10) > 4";
+    let mut matcher = matcher(folder.path(), clause).await;
+    feed(&mut matcher, &[(1, "x", 4), (2, "x", 20), (3, "x", 10), (4, "x", 0), (5, "x", 30)]).await;
+    let (lines, letters) = after(&mut matcher, 5000).await;
+    assert_eq!(lines, ["3 2"]);
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    assert!(letters.iter().all(|letter| letter.contains("ivide by zero")), "{letters:?}");
+}
+
+#[tokio::test]
+async fn numbers_of_partitions_without_rows_go_through_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let clause = "PARTITION BY k ORDER BY ts MEASURES MATCH_NUMBER() AS number, LAST(n) AS n PATTERN (A) \
+                  WITHIN INTERVAL '1 second' DEFINE A AS n > 0";
+    let mut first = matcher(folder.path(), clause).await;
+    feed(&mut first, &[(1, "x", 1), (2, "x", 2), (3, "y", 3), (4, "x", 0)]).await;
+    assert_eq!(after(&mut first, 5000).await.0, ["x 1 1", "x 2 2", "y 1 3"]);
+    feed(&mut first, &[(6000, "y", 8)]).await;
+    let state = first.snapshot().unwrap();
+    let mut second = matcher(folder.path(), clause).await;
+    state.iter().for_each(|state| second.restore(state, &|_| true).unwrap());
+    after(&mut second, 5000).await;
+    feed(&mut second, &[(5001, "x", 7)]).await;
+    assert_eq!(after(&mut second, 7000).await.0, ["x 3 7", "y 2 8"]);
 }

@@ -47,6 +47,8 @@ const PARTITIONS: &[&str] = &[
     "window_start, g, window_end, upper(k)",
     "window_end, n % 2",
     "b, window_end",
+    "window_start",
+    "g, window_start",
 ];
 
 const OVER: &[&str] = &[
@@ -84,6 +86,8 @@ const BOUNDS: &[&str] = &[
     "a.window_start = b.window_start AND a.window_end = b.window_end",
     "b.window_end = a.window_end AND b.window_start = a.window_start",
     "a.window_end = b.window_end",
+    "a.window_start = b.window_start",
+    "a.window_end = b.window_start",
 ];
 
 /// Queries over one windowed source.

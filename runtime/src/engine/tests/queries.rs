@@ -158,7 +158,7 @@ fn before() -> impl Strategy<Value = (Vec<(String, String)>, String, bool, bool)
     ]
 }
 
-fn window() -> impl Strategy<Value = Last> {
+pub(super) fn window() -> impl Strategy<Value = Last> {
     let keys = proptest::collection::vec(0..KEYS.len(), 0..3);
     let aggregates = proptest::collection::vec(0..AGGREGATES.len(), 0..5);
     let predicate = proptest::option::weighted(0.3, 0..PREDICATES.len());

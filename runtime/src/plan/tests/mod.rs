@@ -3,6 +3,7 @@
 mod drafts;
 mod projection;
 mod sql;
+mod updating;
 
 use std::path::Path;
 use std::sync::Arc;

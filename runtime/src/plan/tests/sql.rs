@@ -90,7 +90,7 @@ macro_rules! wrong {
     )*};
 }
 
-wrong!(syntax names types_and_groups statements streams windows further per_window);
+wrong!(syntax names types_and_groups statements streams windows further over patterns);
 
 #[test]
 fn nothing_is_said_about_queries_that_run() {

@@ -7,13 +7,16 @@
 //! Conditions that look at nothing but their row and rows before it are evaluated once per batch ([`rows`]); only those
 //! that look at the rows matched so far are evaluated per way.
 
+mod aggregates;
 mod automaton;
 mod evaluate;
 mod operator;
 mod output;
+mod partitions;
 mod rows;
 mod search;
 mod state;
+mod walk;
 
 use std::sync::Arc;
 
@@ -21,7 +24,7 @@ use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::common::ScalarValue;
+use datafusion::common::{Result, ScalarValue};
 use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::PhysicalExpr;
 
@@ -129,15 +132,13 @@ pub(crate) enum Argument {
 
 impl Argument {
     /// The values for `rows` rows; `column` gives those of a column.
-    fn values(&self, rows: usize, column: impl FnOnce(usize) -> Result<ArrayRef, Error>) -> Result<ArrayRef, Error> {
+    fn values(&self, rows: usize, column: impl FnOnce(usize) -> Result<ArrayRef>) -> Result<ArrayRef> {
         match self {
             Self::Column(number) => column(*number),
             Self::Constant(value) => value.to_array_of_size(rows),
         }
     }
 }
-
-use datafusion::common::DataFusionError as Error;
 
 impl PatternPlan {
     fn expressions(&self) -> impl Iterator<Item = &Expression> {
@@ -188,7 +189,7 @@ impl Expression {
 
 #[async_trait]
 impl OperatorPlan for PatternPlan {
-    async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError> {
+    async fn create(&self, site: Site) -> std::result::Result<Box<dyn Operator>, RunError> {
         Ok(Box::new(operator::PatternMatcher::new(self.clone(), site)?))
     }
 

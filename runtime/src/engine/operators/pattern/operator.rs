@@ -1,144 +1,31 @@
-//! The operator: rows that wait, rows of each partition, and the search in each of them.
+//! The operator: takes rows, has them wait, puts them into their partitions, and has these searched.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashSet};
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{filter_record_batch, take_record_batch};
 use arrow::row::{RowConverter, SortField};
 use async_trait::async_trait;
 use datafusion::common::Result as DataFusionResult;
-use datafusion::common::utils::normalize_float_zero;
 
 use crate::engine::dead_letter::Letter;
 use crate::engine::error::RunError;
 use crate::engine::operator::{Operator, Output, Site, StateSize};
 use crate::engine::operators::pattern::evaluate::{evaluate, truths};
 use crate::engine::operators::pattern::output::{Gathered, OUTPUT_ROWS_MAX};
-use crate::engine::operators::pattern::rows::{Chunk, Chunks, Of, PartitionRows, RowRef, Waiting};
-use crate::engine::operators::pattern::search::{Conditions, Failure, Found, Search, Step, View, WAYS_MAX};
-use crate::engine::operators::pattern::{Expression, Input, PatternPlan, Skip, Variables, state};
+use crate::engine::operators::pattern::partitions::{Partition, Partitions};
+use crate::engine::operators::pattern::rows::{Cell, Chunk, Chunks, Of, RowRef, Waiting};
+use crate::engine::operators::pattern::search::{Conditions, Failure, View};
+use crate::engine::operators::pattern::walk::Walk;
+use crate::engine::operators::pattern::{Expression, Input, PatternPlan, state};
 use crate::engine::times;
 use crate::spec::model::OnError;
 
 /// Batches with fewer rows that are left are put together when there are many batches.
 const CHUNK_ROWS_MIN: usize = 1024;
-/// So many batches are many.
+/// So many batches are many, or more where each has at least so many rows.
 const CHUNKS_MANY: usize = 256;
-
-/// One partition.
-pub(super) struct Partition {
-    /// Its columns' values, encoded.
-    pub(super) key: Box<[u8]>,
-    pub(super) rows: PartitionRows,
-    /// The row at which the next match may start.
-    pub(super) start: u64,
-    /// The search from there, once it has begun.
-    search: Option<Search>,
-    /// How many matches there were.
-    pub(super) matches: i64,
-    /// The watermark that brings it further without a row, where there is one.
-    timer: Option<i64>,
-}
-
-/// The partitions, by number.
-pub(super) struct Partitions {
-    converter: Option<RowConverter>,
-    numbers: HashMap<Box<[u8]>, u32>,
-    pub(super) list: Vec<Option<Partition>>,
-    free: Vec<u32>,
-    timers: BTreeSet<(i64, u32)>,
-}
-
-impl Partitions {
-    fn new(plan: &PatternPlan) -> DataFusionResult<Self> {
-        let fields = plan.partition.iter().map(|column| plan.input.field(*column).data_type().clone());
-        let converter = match plan.partition.is_empty() {
-            true => None,
-            false => Some(RowConverter::new(fields.map(SortField::new).collect())?),
-        };
-        let numbers = HashMap::new();
-        Ok(Self { converter, numbers, list: vec![], free: vec![], timers: BTreeSet::new() })
-    }
-
-    /// The numbers of the partitions that the rows of `batch` belong to.
-    pub(super) fn numbers(&mut self, batch: &RecordBatch, partition: &[usize]) -> DataFusionResult<Vec<u32>> {
-        let Some(converter) = &self.converter else {
-            let number = self.number(&[]);
-            return Ok(vec![number; batch.num_rows()]);
-        };
-        let columns: Vec<ArrayRef> = partition.iter().map(|c| normalize_float_zero(batch.column(*c))).collect();
-        let rows = converter.convert_columns(&columns)?;
-        Ok(rows.iter().map(|row| self.number(row.data())).collect())
-    }
-
-    fn number(&mut self, key: &[u8]) -> u32 {
-        if let Some(number) = self.numbers.get(key) {
-            return *number;
-        }
-        let partition = Partition {
-            key: key.into(),
-            rows: PartitionRows::default(),
-            start: 0,
-            search: None,
-            matches: 0,
-            timer: None,
-        };
-        let number = match self.free.pop() {
-            Some(number) => {
-                self.list[number as usize] = Some(partition);
-                number
-            }
-            None => {
-                self.list.push(Some(partition));
-                self.list.len() as u32 - 1
-            }
-        };
-        self.numbers.insert(key.into(), number);
-        number
-    }
-
-    pub(super) fn get(&self, number: u32) -> Option<&Partition> {
-        self.list.get(number as usize)?.as_ref()
-    }
-
-    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Partition> {
-        self.list.get_mut(number as usize)?.as_mut()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Partition> {
-        self.list.iter().flatten()
-    }
-
-    fn forget(&mut self, number: u32) {
-        if let Some(partition) = self.list.get_mut(number as usize).and_then(Option::take) {
-            self.numbers.remove(&partition.key);
-            self.free.push(number);
-        }
-    }
-
-    fn set_timer(&mut self, number: u32, timer: Option<i64>) {
-        let Some(partition) = self.list.get_mut(number as usize).and_then(Option::as_mut) else { return };
-        if partition.timer == timer {
-            return;
-        }
-        if let Some(time) = std::mem::replace(&mut partition.timer, timer) {
-            self.timers.remove(&(time, number));
-        }
-        self.timers.extend(timer.map(|time| (time, number)));
-    }
-
-    /// The partition's columns of the partitions with these keys.
-    pub(super) fn columns(&self, keys: &[&[u8]]) -> DataFusionResult<Vec<ArrayRef>> {
-        let Some(converter) = &self.converter else { return Ok(vec![]) };
-        let parser = converter.parser();
-        Ok(converter.convert_rows(keys.iter().map(|key| parser.parse(key)))?)
-    }
-
-    /// The partitions that the watermark brings further.
-    fn due(&self, watermark: i64) -> impl Iterator<Item = u32> {
-        self.timers.range(..=(watermark, u32::MAX)).map(|(_, number)| *number)
-    }
-}
+const CHUNK_ROWS_FEW: usize = 64;
 
 /// The operator.
 pub(crate) struct PatternMatcher {
@@ -427,12 +314,12 @@ impl PatternMatcher {
     /// Puts small batches together, so that the rows that are left do not keep many others.
     fn compact(&mut self) -> DataFusionResult<()> {
         self.chunks.sweep();
-        let rows: usize = self.partitions.iter().map(|partition| partition.rows.len()).sum();
+        let rows = self.chunks.live;
         if self.chunks.len() <= self.chunks_max && self.chunks.rows <= 4 * rows + 8 * CHUNK_ROWS_MIN {
             return Ok(());
         }
         let sparse = self.chunks.sparse(CHUNK_ROWS_MIN);
-        let moved: std::collections::HashSet<u32> = sparse.iter().copied().collect();
+        let moved: HashSet<u32> = sparse.iter().copied().collect();
         let cells = self.partitions.iter().flat_map(|partition| partition.rows.iter());
         let cells: Vec<_> = cells.filter(|row| moved.contains(&row.chunk)).map(|row| Some(row.cell())).collect();
         if !cells.is_empty() {
@@ -448,12 +335,12 @@ impl PatternMatcher {
             }
             self.chunks.sweep();
         }
-        self.chunks_max = CHUNKS_MANY.max(2 * self.chunks.len());
+        self.chunks_max = CHUNKS_MANY.max(2 * self.chunks.len()).max(rows / CHUNK_ROWS_FEW);
         Ok(())
     }
 
     /// The rows at `cells` as a batch of their own.
-    fn gather(&self, cells: &[Option<super::rows::Cell>]) -> DataFusionResult<Chunk> {
+    fn gather(&self, cells: &[Option<Cell>]) -> DataFusionResult<Chunk> {
         let input = self.plan.input.fields().iter().enumerate();
         let input = input.map(|(column, field)| self.chunks.column(Of::Input(column), cells, field.data_type()));
         let options = RecordBatchOptions::new().with_row_count(Some(cells.len()));
@@ -503,129 +390,6 @@ impl PatternMatcher {
     }
 }
 
-/// One partition, searched.
-struct Walk<'a> {
-    view: View<'a>,
-    watermark: i64,
-    /// How many rows behind a match its measures look at.
-    rows_after: usize,
-    start: u64,
-    search: Option<Search>,
-    matches: i64,
-    gathered: &'a mut Gathered,
-    failures: &'a mut Vec<Failure>,
-}
-
-/// Whether a search can go on.
-enum Progress {
-    Done,
-    /// Only with further rows, or with this watermark.
-    Waits(i64),
-}
-
-impl Walk<'_> {
-    /// Searches from one row after the other. Returns the watermark that it waits for.
-    fn run(&mut self) -> DataFusionResult<Option<i64>> {
-        while let Some(first) = self.view.rows.get(self.start) {
-            if let Progress::Waits(watermark) = self.search(first)? {
-                return Ok(Some(watermark));
-            }
-            let found = self.search.as_ref().and_then(Search::found);
-            let next = match &found {
-                None => self.start + 1,
-                Some(found) => {
-                    let last = self.start + found.variables.len() as u64 - 1;
-                    if let Progress::Waits(watermark) = self.knows_after(last, self.rows_after) {
-                        return Ok(Some(watermark));
-                    }
-                    self.matches += 1;
-                    self.gathered.add(&self.view, self.start, found, self.matches)?;
-                    self.skip(first, found)
-                }
-            };
-            self.search = None;
-            self.start = next;
-        }
-        Ok(None)
-    }
-
-    /// Searches from the row `first` until it is known which match starts there.
-    fn search(&mut self, first: RowRef) -> DataFusionResult<Progress> {
-        let (view, places) = (&self.view, &self.view.plan.automaton.start);
-        let search = self.search.get_or_insert_with(|| Search::new(self.start, view.conditions, places));
-        let end = first.time.saturating_add(view.plan.within_ns);
-        while !search.is_done() {
-            let Some(row) = view.rows.get(search.next) else {
-                if self.watermark >= end {
-                    search.close();
-                    break;
-                }
-                return Ok(Progress::Waits(end));
-            };
-            if row.time >= end {
-                search.close();
-                break;
-            }
-            let next = search.next;
-            if let Progress::Waits(watermark) = self.view.knows_after(self.watermark, next, view.conditions.rows_after)
-            {
-                return Ok(Progress::Waits(watermark));
-            }
-            if let Step::TooManyWays = search.step(view, self.failures)? {
-                let reason = format!(
-                    "more than {WAYS_MAX} partial matches start at this row: no match is looked for from it; let the \
-                     conditions tell rows apart by themselves, or make WITHIN shorter"
-                );
-                self.failures.push(Failure { reason, cell: first.cell() });
-                *search = Search::new(self.start, view.conditions, &[]);
-            }
-        }
-        Ok(Progress::Done)
-    }
-
-    fn knows_after(&self, row: u64, rows_after: usize) -> Progress {
-        self.view.knows_after(self.watermark, row, rows_after)
-    }
-
-    /// The row at which the next match may start.
-    fn skip(&mut self, first: RowRef, found: &Found) -> u64 {
-        let taken = |of: Variables| move |variable: &u8| of & 1 << *variable != 0;
-        let row = match self.view.plan.skip {
-            Skip::PastLastRow => Some(found.variables.len()),
-            Skip::ToNextRow => Some(1),
-            Skip::ToFirst(of) => found.variables.iter().position(taken(of)),
-            Skip::ToLast(of) => found.variables.iter().rposition(taken(of)),
-        };
-        let wrong = match row {
-            Some(0) => {
-                "AFTER MATCH SKIP leads to the first row of the match that starts here, which would be found \
-                        again for ever: the search goes on from the next row"
-            }
-            None => {
-                "AFTER MATCH SKIP names a variable that has no row in the match that starts here: the search goes \
-                     on from the next row"
-            }
-            Some(row) => return self.start + row as u64,
-        };
-        self.failures.push(Failure { reason: wrong.to_owned(), cell: first.cell() });
-        self.start + 1
-    }
-}
-
-impl View<'_> {
-    /// Whether the `count` rows behind the row `number` are known, or known not to be near.
-    fn knows_after(&self, watermark: i64, number: u64, count: usize) -> Progress {
-        let end = match self.rows.get(number) {
-            Some(row) if count > 0 => row.time.saturating_add(self.plan.within_ns),
-            _ => return Progress::Done,
-        };
-        if watermark >= end || self.rows.get(number + count as u64).is_some() {
-            return Progress::Done;
-        }
-        Progress::Waits(end)
-    }
-}
-
 #[async_trait]
 impl Operator for PatternMatcher {
     async fn batch(&mut self, _: usize, batch: RecordBatch, out: &mut Output) -> Result<(), RunError> {
@@ -645,7 +409,6 @@ impl Operator for PatternMatcher {
     }
 
     fn state_size(&self) -> StateSize {
-        let rows: usize = self.partitions.iter().map(|partition| partition.rows.len()).sum();
-        StateSize { rows: rows + self.waiting.rows, bytes: self.chunks.bytes + self.waiting.bytes() }
+        StateSize { rows: self.chunks.live + self.waiting.rows, bytes: self.chunks.bytes + self.waiting.bytes() }
     }
 }

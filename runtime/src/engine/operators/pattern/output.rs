@@ -6,6 +6,7 @@ use datafusion::common::{Result, ScalarValue};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::engine::operators::pattern::aggregates::{extended, state};
 use crate::engine::operators::pattern::evaluate::evaluate;
 use crate::engine::operators::pattern::rows::{Cell, Chunks, Of, RowRef};
 use crate::engine::operators::pattern::search::{Failure, Found, View};
@@ -171,18 +172,16 @@ fn aggregates(
     rows: &[usize],
     out: &mut Vec<ScalarValue>,
 ) -> Result<()> {
-    let call = &view.plan.calls[call];
-    let cells = members.iter().map(|member| view.rows.get(start + u64::from(*member)).map(RowRef::cell));
-    let cells: Vec<Option<Cell>> = cells.collect();
-    let mut before: Option<(usize, ScalarValue)> = None;
+    let (mut known, mut before, mut value) = (0, None, ScalarValue::Null);
     for row in rows {
         let count = come(members, *row);
-        let value = match &before {
-            Some((known, value)) if *known == count => value.clone(),
-            _ => view.aggregate(call, &cells[..count])?,
-        };
-        before = Some((count, value.clone()));
-        out.push(value);
+        if before.is_none() || count != known {
+            let more: Vec<u64> = members[known..count].iter().map(|member| start + u64::from(*member)).collect();
+            let state = state(extended(view, call, before.as_ref(), &more)?.as_mut())?;
+            value = extended(view, call, Some(&state), &[])?.evaluate()?;
+            (known, before) = (count, Some(state));
+        }
+        out.push(value.clone());
     }
     Ok(())
 }

@@ -47,8 +47,9 @@ pub(super) struct Chunks {
     free: Vec<u32>,
     /// Batches without a row in a partition; what is to be given out may still be in them.
     emptied: Vec<u32>,
-    /// Of all batches.
+    /// Of all batches; of these, in a partition.
     pub(super) rows: usize,
+    pub(super) live: usize,
     pub(super) bytes: usize,
 }
 
@@ -63,6 +64,7 @@ impl Chunks {
     /// Keeps `chunk` and returns its number.
     pub(super) fn add(&mut self, chunk: Chunk) -> u32 {
         self.rows += chunk.input.num_rows();
+        self.live += chunk.live;
         self.bytes += chunk.bytes;
         match self.free.pop() {
             Some(number) => {
@@ -100,9 +102,9 @@ impl Chunks {
     pub(super) fn release(&mut self, cell: Cell) {
         if let Some(chunk) = self.get_mut(cell.0) {
             chunk.live -= 1;
-            if chunk.live == 0 {
-                self.emptied.push(cell.0);
-            }
+            let is_empty = chunk.live == 0;
+            self.live -= 1;
+            self.emptied.extend(is_empty.then_some(cell.0));
         }
     }
 

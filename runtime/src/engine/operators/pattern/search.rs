@@ -9,10 +9,11 @@ use std::collections::{HashMap, HashSet};
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use datafusion::common::{Result, ScalarValue};
 
+use crate::engine::operators::pattern::aggregates::{Aggregates, Lists};
 use crate::engine::operators::pattern::automaton::{ACCEPT, Place};
 use crate::engine::operators::pattern::evaluate::{evaluate, truths};
-use crate::engine::operators::pattern::rows::{Cell, Chunks, Of, PartitionRows};
-use crate::engine::operators::pattern::{Call, Expression, From, Input, PatternPlan, Variables};
+use crate::engine::operators::pattern::rows::{Cell, Chunks, Of, PartitionRows, RowRef};
+use crate::engine::operators::pattern::{Expression, From, Input, PatternPlan, Variables};
 
 /// The most ways that the search from one row may have at the same time. A row with more starts no match: it goes to the
 /// dead letter, and the search goes on from the next row.
@@ -151,25 +152,23 @@ pub(super) struct View<'a> {
 }
 
 impl View<'_> {
-    fn cell(&self, number: u64) -> Option<Cell> {
-        self.rows.get(number).map(super::rows::RowRef::cell)
+    pub(super) fn cell(&self, number: u64) -> Option<Cell> {
+        self.rows.get(number).map(RowRef::cell)
+    }
+
+    /// True where it can be told of the row alone that no match starts with it.
+    pub(super) fn starts_nothing(&self, row: RowRef) -> bool {
+        let places = self.plan.automaton.start.iter().take_while(|place| **place != ACCEPT);
+        places.map(|place| self.plan.automaton.variable[*place as usize]).all(|variable| {
+            let condition = &self.conditions.by_variable[usize::from(variable)];
+            matches!(condition, Condition::Local) && !self.chunks.holds(row.cell(), variable)
+        })
     }
 
     /// The values of a computed column for these rows.
     pub(super) fn column(&self, column: usize, cells: &[Option<Cell>]) -> Result<ArrayRef> {
         let data_type = self.plan.columns[column].data_type(&self.plan.input)?;
         self.chunks.column(Of::Computed(column), cells, &data_type)
-    }
-
-    /// The aggregate `call` over the rows at `cells`.
-    pub(super) fn aggregate(&self, call: &Call, cells: &[Option<Cell>]) -> Result<ScalarValue> {
-        let mut accumulator = call.aggregate.create_accumulator()?;
-        if !cells.is_empty() {
-            let arguments = call.arguments.iter();
-            let arguments = arguments.map(|a| a.values(cells.len(), |column| self.column(column, cells)));
-            accumulator.update_batch(&arguments.collect::<Result<Vec<_>>>()?)?;
-        }
-        accumulator.evaluate()
     }
 }
 
@@ -205,6 +204,8 @@ pub(super) struct Search {
     paths: Vec<(u32, u8)>,
     /// A row, and the list of those before it. The first one is the empty list.
     lists: Vec<(u32, u32)>,
+    aggregates: Aggregates,
+    kept: Kept,
     /// The preferred match so far: its path and number of rows.
     best: Option<(u32, u64)>,
 }
@@ -226,6 +227,8 @@ impl Search {
             remembered: vec![],
             paths: vec![(0, 0)],
             lists: vec![(0, NONE)],
+            aggregates: Aggregates::default(),
+            kept: Kept::default(),
             best: None,
         };
         let fresh = conditions.tracks.iter().map(|track| if matches!(track, Track::All(_)) { 0 } else { NONE });
@@ -271,9 +274,11 @@ impl Search {
         let verdicts = self.judge_ways(view, row, cell, failures)?;
         let relative = u32::try_from(row - self.start).unwrap_or(NONE);
         let width = view.conditions.tracks.len();
-        let ways = std::mem::take(&mut self.ways);
-        let remembered = std::mem::take(&mut self.remembered);
-        let mut kept = Kept::new(view.plan.automaton.variable.len(), width);
+        let mut kept = std::mem::take(&mut self.kept);
+        kept.ways.clear();
+        let (spare_ways, spare_memory) = std::mem::take(&mut kept.spare);
+        let mut ways = std::mem::replace(&mut self.ways, spare_ways);
+        let mut remembered = std::mem::replace(&mut self.remembered, spare_memory);
         // Of the lists that this row was added to.
         let mut longer: HashMap<u32, u32> = HashMap::new();
         'ways: for (index, way) in ways.iter().enumerate() {
@@ -298,7 +303,7 @@ impl Search {
                     self.best = Some((path, u64::from(relative) + 1));
                     break 'ways;
                 }
-                if kept.is_new(*place) {
+                if kept.is_new(*place, row + 1) {
                     self.ways.push(Way { place: *place, path });
                     self.remembered.extend(&kept.fresh);
                 }
@@ -307,7 +312,12 @@ impl Search {
                 return Ok(Step::TooManyWays);
             }
         }
+        ways.clear();
+        remembered.clear();
+        kept.spare = (ways, remembered);
+        self.kept = kept;
         self.next += 1;
+        self.aggregates.keep(self.remembered.iter().copied(), self.remembered.len() * view.plan.calls.len());
         Ok(Step::Done)
     }
 
@@ -341,7 +351,7 @@ impl Search {
     }
 
     /// By way: whether its condition holds for the row, where that depends on the way.
-    fn judge_ways(&self, view: &View<'_>, row: u64, cell: Cell, failures: &mut Vec<Failure>) -> Result<Vec<bool>> {
+    fn judge_ways(&mut self, view: &View<'_>, row: u64, cell: Cell, failures: &mut Vec<Failure>) -> Result<Vec<bool>> {
         let mut verdicts = Vec::new();
         for (variable, condition) in view.conditions.by_variable.iter().enumerate() {
             let Condition::OfWay { expression, sources } = condition else { continue };
@@ -351,9 +361,12 @@ impl Search {
                 continue;
             }
             verdicts.resize(self.ways.len(), false);
-            let truths = self.judge(view, row, expression, sources, &asked, &mut |reason| {
+            let mut aggregates = std::mem::take(&mut self.aggregates);
+            let truths = self.judge(view, row, expression, sources, &asked, &mut aggregates, &mut |reason| {
                 failures.push(Failure { reason, cell });
-            })?;
+            });
+            self.aggregates = aggregates;
+            let truths = truths?;
             asked.iter().zip(&truths).for_each(|(way, holds)| verdicts[*way] = holds == Some(true));
         }
         verdicts.resize(self.ways.len(), false);
@@ -361,6 +374,7 @@ impl Search {
     }
 
     /// Whether the condition holds for the row on the ways `asked`.
+    #[expect(clippy::too_many_arguments, reason = "a condition, where it is judged, and what helps")]
     fn judge(
         &self,
         view: &View<'_>,
@@ -368,6 +382,7 @@ impl Search {
         expression: &Expression,
         sources: &[Source],
         asked: &[usize],
+        aggregates: &mut Aggregates,
         failed: &mut dyn FnMut(String),
     ) -> Result<BooleanArray> {
         let width = view.conditions.tracks.len();
@@ -376,16 +391,19 @@ impl Search {
             Source::Value { column, anchor, offset } => {
                 let cells = asked.iter().map(|way| {
                     let number = self.anchor(row, anchor, |track| memory(*way, track))?;
-                    view.rows.near(number, offset, view.plan.within_ns).map(super::rows::RowRef::cell)
+                    view.rows.near(number, offset, view.plan.within_ns).map(RowRef::cell)
                 });
                 view.column(column, &cells.collect::<Vec<_>>())
             }
-            Source::Aggregate { call, over } => {
-                let values = asked.iter().map(|way| {
-                    let rows = self.over(row, over, |track| memory(*way, track));
-                    let cells: Vec<Option<Cell>> = rows.into_iter().map(|number| view.cell(number)).collect();
-                    view.aggregate(&view.plan.calls[call], &cells)
-                });
+            Source::Aggregate { call, over: Over::All } => {
+                // It is the same on all ways.
+                aggregates.over_all(view, call, self.start, row)?.to_array_of_size(asked.len())
+            }
+            Source::Aggregate { call, over: Over::List { track, tried } } => {
+                let lists = Lists { nodes: &self.lists, start: self.start };
+                let tried = tried.then_some(row);
+                let values =
+                    asked.iter().map(|way| aggregates.over_list(view, call, &lists, memory(*way, track), tried));
                 ScalarValue::iter_to_array(values.collect::<Result<Vec<_>>>()?)
             }
         });
@@ -407,59 +425,51 @@ impl Search {
             Anchor::Remembered(track) => absolute(memory(track)),
             Anchor::RememberedOrTried(track) => absolute(memory(track)).or(Some(row)),
             Anchor::ListFirst { track, number, tried } => {
-                let list = self.over(row, Over::List { track, tried }, memory);
+                let list = self.list(row, memory(track), tried);
                 list.get(number as usize).copied()
             }
             Anchor::ListLast { track, number, tried } => {
-                let list = self.over(row, Over::List { track, tried }, memory);
+                let list = self.list(row, memory(track), tried);
                 list.len().checked_sub(number as usize + 1).map(|index| list[index])
             }
         }
     }
 
-    /// The numbers of the rows that `over` means, in their order.
-    fn over(&self, row: u64, over: Over, memory: impl Fn(usize) -> u32) -> Vec<u64> {
-        match over {
-            Over::All => (self.start..=row).collect(),
-            Over::List { track, tried } => {
-                let mut rows: Vec<u64> = if tried { vec![row] } else { vec![] };
-                let mut list = memory(track);
-                while list != 0 {
-                    let (before, relative) = self.lists[list as usize];
-                    rows.push(self.start + u64::from(relative));
-                    list = before;
-                }
-                rows.reverse();
-                rows
-            }
+    /// The numbers of the rows of a list, in their order, and the row that is tried where it is one of them.
+    fn list(&self, row: u64, mut list: u32, tried: bool) -> Vec<u64> {
+        let mut rows: Vec<u64> = if tried { vec![row] } else { vec![] };
+        while list != 0 {
+            let (before, relative) = self.lists[list as usize];
+            rows.push(self.start + u64::from(relative));
+            list = before;
         }
+        rows.reverse();
+        rows
     }
 }
 
 /// What tells the ways after a step apart: their places, and what is remembered of them.
+#[derive(Default)]
 struct Kept {
-    /// Without anything that is remembered.
-    places: Vec<bool>,
+    /// By place: the step at which a way has come there last. Where nothing is remembered.
+    places: Vec<u64>,
+    /// Where something is.
     ways: HashSet<Vec<u32>>,
-    width: usize,
+    /// The ways and memories of the step before, for their memory.
+    spare: (Vec<Way>, Vec<u32>),
     /// What is remembered of the way at hand.
     fresh: Vec<u32>,
 }
 
 impl Kept {
-    fn new(places: usize, width: usize) -> Self {
-        Self {
-            places: if width == 0 { vec![false; places] } else { vec![] },
-            ways: HashSet::new(),
-            width,
-            fresh: vec![],
-        }
-    }
-
-    /// True where there was none at `place` with what is remembered now.
-    fn is_new(&mut self, place: Place) -> bool {
-        if self.width == 0 {
-            return !std::mem::replace(&mut self.places[place as usize], true);
+    /// True where no way has come to `place` at `step` with what is remembered now.
+    fn is_new(&mut self, place: Place, step: u64) -> bool {
+        if self.fresh.is_empty() {
+            let place = place as usize;
+            if self.places.len() <= place {
+                self.places.resize(place + 1, 0);
+            }
+            return std::mem::replace(&mut self.places[place], step) != step;
         }
         let way = std::iter::once(place).chain(self.fresh.iter().copied()).collect();
         self.ways.insert(way)

@@ -22,6 +22,10 @@ SELECT generate_series(1, n) FROM readings
 --
 (SELECT device FROM readings)
 --
+SELECT m.* FROM readings MATCH_RECOGNIZE (PARTITION BY device ORDER BY ts, n DESC MEASURES FIRST(A.ts) AS ts, LAST(B.tags[1]) AS tag, FINAL sum(U.n) AS s, count(A.*) + 1 AS c, PREV(LAST(A.temp), 2) AS p ONE ROW PER MATCH AFTER MATCH SKIP TO LAST b PATTERN (A B*? (C|PERMUTE(A, D)){2,3}? E??) WITHIN INTERVAL '1' HOUR SUBSET U = (A, B) DEFINE A AS A.temp > 3 AND CLASSIFIER() = 'A', B AS B.temp > avg(U.temp), e AS hum IS NULL) AS m
+--
+SELECT x.device, room, next FROM readings AS r MATCH_RECOGNIZE (PARTITION BY r.device ORDER BY r.ts MEASURES NEXT(B.temp) - A.temp AS next, CLASSIFIER() AS c, MATCH_NUMBER() AS no ALL ROWS PER MATCH OMIT EMPTY MATCHES PATTERN (A? | B) WITHIN INTERVAL '1 minute' DEFINE A AS A.temp > NEXT(A.temp), B AS date_part('hour', r.ts) > 3) x JOIN devices d ON x.device = d.device
+--
 SELECT device, window_start, count(*) AS n FROM HOP(readings, ts, INTERVAL '7 seconds', INTERVAL '1 minute') GROUP BY device, window_start
 --
 SELECT device, window_start, window_end FROM HOP(readings, ts, INTERVAL '1 minute', INTERVAL '10 seconds', INTERVAL '5 seconds')
@@ -65,3 +69,13 @@ SELECT window_end, device, temp FROM TUMBLE(readings, ts, INTERVAL '1 minute') O
 SELECT window_start, window_end, device, count(*) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, CUBE (device, ok)
 --
 SELECT device FROM TUMBLE(readings, ts, INTERVAL '1 minute') a WHERE EXISTS (SELECT 1 FROM TUMBLE(others, at, INTERVAL '1 minute') b WHERE b.window_start = a.window_start AND b.window_end = a.window_end AND b.device = a.device)
+--
+SELECT device, lag(temp) OVER (PARTITION BY device ORDER BY ts) AS last FROM readings
+--
+SELECT device, rank() OVER (PARTITION BY device ORDER BY ts, temp DESC) AS r, sum(n) OVER (ORDER BY ts) AS s FROM readings
+--
+SELECT device, avg(temp) OVER w AS a FROM readings WINDOW w AS (PARTITION BY device ORDER BY ts ROWS BETWEEN 9 PRECEDING AND CURRENT ROW) QUALIFY a > 20
+--
+SELECT device, lead(temp) OVER (PARTITION BY device ORDER BY ts) AS next, lag(hum) OVER (ORDER BY ts) AS last FROM readings
+--
+SELECT s, lag(s) OVER (ORDER BY ts) AS b FROM (SELECT ts, sum(n) OVER (PARTITION BY device ORDER BY ts) AS s FROM readings) x

@@ -15,14 +15,14 @@ use crate::format::rows::Rows;
 use crate::format::{DecodeOptions, Decoded, Decoder};
 
 /// The decoder.
-pub(super) struct Reference {
+pub(crate) struct Reference {
     layout: JsonLayout,
     schema: SchemaRef,
     columns: Columns,
 }
 
 impl Reference {
-    pub(super) fn new(config: &JsonConfig, options: &DecodeOptions) -> Result<Self, ConnectorError> {
+    pub(crate) fn new(config: &JsonConfig, options: &DecodeOptions) -> Result<Self, ConnectorError> {
         let columns = Columns::new(&options.columns, config.coerce, &options.timestamp_units)?;
         Ok(Self { layout: config.layout, schema: options.columns.clone(), columns })
     }
