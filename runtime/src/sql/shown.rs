@@ -229,7 +229,15 @@ pub(crate) fn tidy(text: &str) -> String {
         text.replace_range(from + length..from + length + 2, "'");
         text.replace_range(start..from, "'");
     }
-    text.replace("count(1)", "count(*)")
+    for (ours, shown) in [
+        ("count(1)", "count(*)"),
+        ("__bin_start", "window_start"),
+        ("__bin_end", "window_end"),
+        ("__grouping_id", "grouping_id"),
+    ] {
+        text = text.replace(ours, shown);
+    }
+    text
 }
 
 #[cfg(test)]
