@@ -90,7 +90,11 @@ fn prune(plan: LogicalPlan, needed: Needed) -> Result<LogicalPlan> {
         _ => false,
     };
     let plan = without_unread(plan, needed.as_ref())?;
-    let mut of_inputs = of_inputs(&plan, needed.as_ref()).into_iter();
+    let mut of_inputs = of_inputs(&plan, needed.as_ref());
+    if let (LogicalPlan::Join(join), true) = (&plan, cuts) {
+        of_inputs = with_namesakes(join, of_inputs);
+    }
+    let mut of_inputs = of_inputs.into_iter();
     let pruned = plan.map_children(|input| {
         let needed = of_inputs.next().flatten();
         let some = |columns: &&BTreeSet<usize>| !columns.is_empty() && columns.len() < input.schema().fields().len();
@@ -106,6 +110,24 @@ fn prune(plan: LogicalPlan, needed: Needed) -> Result<LogicalPlan> {
     })?;
     // Its columns are those of its inputs, which may be fewer now.
     pruned.data.recompute_schema()
+}
+
+/// What is needed of a join's inputs, and of each the columns that are needed of the other under the same name: the late
+/// rows of both may go to one sink, which takes rows of one shape.
+fn with_namesakes(join: &Join, needed: Vec<Needed>) -> Vec<Needed> {
+    let inputs = [&join.left, &join.right];
+    let names_of = |(columns, input): (&Needed, &Arc<LogicalPlan>)| {
+        let schema = input.schema().clone();
+        columns.iter().flatten().map(|column| schema.field(*column).name().clone()).collect::<Vec<_>>()
+    };
+    let names: BTreeSet<String> = needed.iter().zip(inputs).flat_map(names_of).collect();
+    let extended = needed.into_iter().zip(inputs).map(|(columns, input)| {
+        let mut columns = columns?;
+        let fields = input.schema().fields().iter().enumerate();
+        columns.extend(fields.filter(|(_, field)| names.contains(field.name())).map(|(column, _)| column));
+        Some(columns)
+    });
+    extended.collect()
 }
 
 /// `plan` without the expressions of a projection that nobody reads.
