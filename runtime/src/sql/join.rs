@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, NullEquality, Result};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, NullEquality, Result, ScalarValue};
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::type_coercion::binary::comparison_coercion;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
@@ -273,6 +273,9 @@ impl Conditions {
     fn add(&mut self, part: Expr, join: &Join, sides: [&DFSchema; 2]) -> Result<()> {
         if let Some(bound) = bound(&part, &join.schema, sides[0].fields().len()) {
             self.bounds.push((bound, part));
+            return Ok(());
+        }
+        if matches!(part, Expr::Literal(ScalarValue::Boolean(Some(true)), _)) {
             return Ok(());
         }
         match key(&part, sides, &join.schema)? {

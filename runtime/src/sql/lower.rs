@@ -23,7 +23,7 @@ use crate::sql::relation::{SlotRelation, StreamRelation, as_stream, internal, st
 use crate::sql::subqueries;
 use crate::sql::updating::{self, Lowered, Settings};
 use crate::sql::windows::bins::AssignNode;
-use crate::sql::{join_prepare, marks, over};
+use crate::sql::{IS_FINAL, join_prepare, marks, over};
 
 /// Lowers one step.
 pub(crate) struct Lowering<'a> {
@@ -45,9 +45,9 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
+        let plan = over::arrange(marks::settle(plan)?)?;
         let plan = subqueries::joined(marks::settle(plan)?, self.state)?;
-        let plan = push_down(join_prepare::prepare(plan)?)?;
-        let plan = marks::settle(over::arrange(plan)?)?;
+        let plan = marks::settle(push_down(join_prepare::prepare(plan)?)?)?;
         let updating = self.replaces_rows(&plan);
         let output = self.region(plan, None)?;
         check_names(&self.graph.nodes[output].schema)?;
@@ -178,8 +178,9 @@ impl Lowering<'_> {
         let names =
             names.map(|(i, (qualifier, field))| column(i).alias_qualified(qualifier.cloned(), field.name().as_str()));
         // What the SQL does not know of.
-        let further = (slot.schema.fields().len() > schema.fields().len())
-            .then(|| column(schema.fields().len()).alias(updating::FINAL));
+        let beyond = self.graph.nodes[node].schema.fields().get(schema.fields().len());
+        let further = beyond.filter(|field| field.metadata().contains_key(IS_FINAL));
+        let further = further.map(|_| column(schema.fields().len()).alias(updating::FINAL));
         let names = names.chain(further);
         LogicalPlanBuilder::scan(table.as_str(), provider_as_source(Arc::new(slot)), None)?
             .project(names.collect::<Vec<_>>())?

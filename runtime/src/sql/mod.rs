@@ -18,6 +18,7 @@ pub(crate) mod join_prepare;
 pub(crate) mod lower;
 pub(crate) mod marks;
 pub(crate) mod mend;
+pub(crate) mod named_windows;
 pub(crate) mod over;
 pub(crate) mod parse;
 pub(crate) mod pattern;

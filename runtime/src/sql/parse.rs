@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::as_of::{self, Version};
+use crate::sql::named_windows;
 use crate::sql::pattern_syntax::{self, Exclusion};
 use crate::sql::problems::Context;
 use crate::sql::windows::flink;
@@ -84,6 +85,7 @@ pub(crate) fn parse(state: &SessionState, context: &Context<'_>) -> Result<State
     };
     as_of::rewrite(&mut statement, versions)
         .map_err(|(message, hint, place)| at(problem(message).hint(hint), place))?;
+    named_windows::resolve(&mut statement);
     Ok(statement)
 }
 
