@@ -52,7 +52,7 @@ pub enum TableConfig {
     /// Reads a file whole.
     File(file::FileTableConfig),
     /// Reads a table or the result of a query from PostgreSQL.
-    Postgres(postgres::PostgresTableConfig),
+    Postgres(Box<postgres::PostgresTableConfig>),
 }
 
 /// The keys of [`SourceConfig`].

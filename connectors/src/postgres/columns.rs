@@ -186,8 +186,11 @@ fn cells(found: &Type, declared: &DataType) -> Option<Box<dyn Cells>> {
     })
 }
 
+/// Reads an integer of the database.
+type ReadWhole = fn(&[u8]) -> Result<i64, String>;
+
 /// How an integer of the database is read; `None` for `numeric`.
-fn whole(found: &Type) -> Option<fn(&[u8]) -> Result<i64, String>> {
+fn whole(found: &Type) -> Option<ReadWhole> {
     Some(match *found {
         Type::INT2 => |value| values::int2(value).map(i64::from),
         Type::INT4 => |value| values::int4(value).map(i64::from),

@@ -70,8 +70,7 @@ struct Teller<'a> {
 impl Teller<'_> {
     /// The node whose rows are those of the step.
     fn output_of(&self, step: &str) -> Result<NodeId, String> {
-        let nodes = self.plan.graph.nodes.iter();
-        let last = nodes.enumerate().filter(|(_, node)| node.step.as_deref() == Some(step)).map(|(id, _)| id).last();
+        let last = self.plan.graph.nodes.iter().rposition(|node| node.step.as_deref() == Some(step));
         last.ok_or_else(|| {
             let steps: Vec<&str> = self.plan.spec.steps.keys().map(String::as_str).collect();
             match nearest(step, steps.iter().copied()) {

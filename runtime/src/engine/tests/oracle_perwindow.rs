@@ -215,6 +215,7 @@ impl Scenario {
     }
 
     /// Each source with what stands for it in the query, its rows and its windows.
+    #[expect(clippy::type_complexity, reason = "said above, and only read apart")]
     fn inputs(&self) -> Vec<(&'static str, &'static str, &Vec<Row>, (i64, i64))> {
         let [a, b] = self.windows;
         let all = [("s", "{A}", &self.rows[0], a), ("s2", "{B}", &self.rows[1], b)];

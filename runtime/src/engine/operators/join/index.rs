@@ -133,6 +133,7 @@ impl Index {
 
     /// Forgets the keys that have no rows and are not among `others`, where that is worth while. By old number, the new
     /// ones; `None` where nothing changed.
+    #[expect(clippy::type_complexity, reason = "a walk over keys, given what to do with each")]
     pub(super) fn tidy(&mut self, others: &dyn Fn(&mut dyn FnMut(u32))) -> Result<Option<Vec<u32>>, ArrowError> {
         let Some(encoder) = &self.encoder else { return Ok(None) };
         let worth = |used: usize| self.table.len() > used.saturating_mul(KEYS_PER_KEY_IN_USE);

@@ -66,8 +66,8 @@ impl Side {
         }
         // Only where something is wrong: row by row.
         let (mut is_late, mut keep) = (Vec::with_capacity(times.len()), Vec::with_capacity(times.len()));
-        for row in 0..times.len() {
-            let broken = timed(row) && matches!(times[row], i64::MIN | i64::MAX);
+        for (row, time) in times.iter().enumerate() {
+            let broken = timed(row) && matches!(*time, i64::MIN | i64::MAX);
             if broken {
                 let reason = "the event time is outside the years 1678 to 2261";
                 out.letters.push(Letter::row(component.to_owned(), reason, &self.of_side(&batch.slice(row, 1))?));

@@ -65,11 +65,14 @@ fn start(over: &Over, kind: &str, numbers: &[u32]) -> Result<(Vec<Field>, Vec<Ar
     Ok((fields, columns))
 }
 
+/// Something that is known of a key.
+type Fact = fn(&Sequence) -> u64;
+
 /// What is known of each key.
 fn keys(over: &mut Over) -> Result<RecordBatch> {
     let count = over.sequences.len();
     let (mut fields, mut columns) = start(over, KEY, &(0..count as u32).collect::<Vec<_>>())?;
-    let facts: [(&str, fn(&Sequence) -> u64); KEY_FACTS] = [
+    let facts: [(&str, Fact); KEY_FACTS] = [
         ("next", |sequence| sequence.next),
         ("cleared", |sequence| sequence.cleared),
         ("end", Sequence::end),

@@ -138,7 +138,6 @@ impl PatternMatcher {
     }
 
     /// What is computed of each row. Rows for which that fails are left out.
-    #[expect(clippy::type_complexity, reason = "three things of one kind of row")]
     fn compute(
         &self,
         batch: RecordBatch,
