@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use millstream_tests::daemon;
 
-use crate::nexmark::NOT_YET;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
@@ -18,8 +17,6 @@ fn pipelines() -> Vec<PathBuf> {
     files.extend(golden.filter(|file| file.exists()));
     files.extend(list(root().join("tests/nexmark")));
     files.retain(|file| file.extension().is_some_and(|extension| extension == "yaml"));
-    let cannot_run = |file: &PathBuf| NOT_YET.iter().any(|(query, _)| file.ends_with(format!("nexmark/{query}.yaml")));
-    files.retain(|file| !cannot_run(file));
     files.sort();
     files
 }
