@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use millstream_tests::daemon;
 
-
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
 }
