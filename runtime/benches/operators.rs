@@ -71,6 +71,16 @@ const TUMBLE: &str = "SELECT {KEY} window_end, avg(temp) AS a, max(temp) AS m, c
 const HOP: &str = "SELECT {KEY} window_end, count(*) AS n FROM HOP(s, ts, INTERVAL '{SIZE} milliseconds', \
                    INTERVAL '{SIZES} milliseconds') GROUP BY {KEY} window_start, window_end";
 
+/// Takes batches, each with the watermark behind it.
+fn feed(steps: &mut Steps, batches: Vec<RecordBatch>) {
+    for batch in batches {
+        let time = batch.column(0).as_any().downcast_ref::<TimestampMillisecondArray>();
+        let newest = time.map_or(0, |time| time.value(BATCH - 1));
+        steps.batch(batch);
+        steps.watermark((newest - 1000) * 1_000_000);
+    }
+}
+
 /// Rows over ten windows that are closed one by one. One round of it gives so many windows of results.
 fn tumbling(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, key: &str, keys: u64, rows: usize) {
     windows(group, name, &TUMBLE.replace("{KEY}", key), keys, rows);
@@ -90,14 +100,7 @@ fn windows(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, sql: &str, keys
                 start += window_ms * 10;
                 batches
             },
-            |batches| {
-                for batch in batches {
-                    let time = batch.column(0).as_any().downcast_ref::<TimestampMillisecondArray>();
-                    let newest = time.map_or(0, |time| time.value(BATCH - 1));
-                    steps.batch(batch);
-                    steps.watermark((newest - 1000) * 1_000_000);
-                }
-            },
+            |batches| feed(&mut steps, batches),
             BatchSize::LargeInput,
         );
     });
@@ -164,14 +167,7 @@ fn over(criterion: &mut Criterion) {
                     start += (16 * BATCH) as i64;
                     batches
                 },
-                |batches| {
-                    for batch in batches {
-                        let time = batch.column(0).as_any().downcast_ref::<TimestampMillisecondArray>();
-                        let newest = time.map_or(0, |time| time.value(BATCH - 1));
-                        steps.batch(batch);
-                        steps.watermark((newest - 1000) * 1_000_000);
-                    }
-                },
+                |batches| feed(&mut steps, batches),
                 BatchSize::LargeInput,
             );
         });

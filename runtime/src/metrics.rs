@@ -94,7 +94,11 @@ impl Metrics {
             operator_rows_in: counter("operator_rows_in_total", "Rows that came into an operator", &operator)?,
             operator_rows_out: counter("operator_rows_out_total", "Rows that an operator gave out", &operator)?,
             operator_errors: counter("operator_row_errors_total", "Rows for which an operator failed", &operator)?,
-            late: counter("late_rows_total", "Rows that came after their windows had closed", &operator)?,
+            late: counter(
+                "late_rows_total",
+                "Rows that came after the watermark had passed them or their windows",
+                &operator,
+            )?,
             state_rows: int_gauge("state_rows", "Rows or groups of state, at the last epoch", &operator)?,
             state_bytes: int_gauge("state_bytes", "About how many bytes of state, at the last epoch", &operator)?,
             sink_rows: counter("sink_rows_total", "Rows handed to a sink", &sink)?,

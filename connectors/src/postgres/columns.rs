@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::error::Error;
 
 use arrow::array::builder::{BinaryBuilder, BooleanBuilder, PrimitiveBuilder, StringBuilder};
-use arrow::array::{ArrayRef, ArrowPrimitiveType};
+use arrow::array::{ArrayBuilder, ArrayRef, ArrowPrimitiveType};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Field, FieldRef, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
     Int64Type, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
@@ -133,7 +133,7 @@ fn cells(found: &Type, declared: &DataType) -> Option<Box<dyn Cells>> {
     let integer = matches!(*found, Type::INT2 | Type::INT4 | Type::INT8 | Type::NUMERIC);
     let time = matches!(*found, Type::TIMESTAMP | Type::TIMESTAMPTZ);
     Some(match declared {
-        DataType::Boolean if *found == Type::BOOL => Box::new(Booleans(BooleanBuilder::new())),
+        DataType::Boolean if *found == Type::BOOL => booleans(),
         DataType::Int8 if integer => integers::<Int8Type>(found, declared),
         DataType::Int16 if integer => integers::<Int16Type>(found, declared),
         DataType::Int32 if integer => integers::<Int32Type>(found, declared),
@@ -161,16 +161,13 @@ fn cells(found: &Type, declared: &DataType) -> Option<Box<dyn Cells>> {
                 }),
             }
         }
-        DataType::Utf8 if is_text(found) => Box::new(Texts(
-            StringBuilder::new(),
-            match *found {
-                Type::UUID => values::uuid,
-                Type::JSONB => values::jsonb,
-                Type::BPCHAR => values::padded_text,
-                _ => values::text,
-            },
-        )),
-        DataType::Binary if *found == Type::BYTEA => Box::new(Bytes(BinaryBuilder::new())),
+        DataType::Utf8 if is_text(found) => texts(match *found {
+            Type::UUID => values::uuid,
+            Type::JSONB => values::jsonb,
+            Type::BPCHAR => values::padded_text,
+            _ => values::text,
+        }),
+        DataType::Binary if *found == Type::BYTEA => binaries(),
         DataType::Date32 if *found == Type::DATE => primitive::<Date32Type>(declared, values::date),
         DataType::Timestamp(unit, _) if time => {
             let unit = *unit;
@@ -214,73 +211,62 @@ fn primitive<T: ArrowPrimitiveType>(
     declared: &DataType,
     read: impl Fn(&[u8]) -> Result<T::Native, String> + Send + 'static,
 ) -> Box<dyn Cells> {
-    Box::new(Primitives::<T, _>(PrimitiveBuilder::new().with_data_type(declared.clone()), read))
+    let push = move |builder: &mut PrimitiveBuilder<T>, value: &[u8]| {
+        builder.append_value(read(value)?);
+        Ok(())
+    };
+    let builder = PrimitiveBuilder::new().with_data_type(declared.clone());
+    Box::new(Built { builder, push, push_null: PrimitiveBuilder::append_null })
 }
 
-struct Primitives<T: ArrowPrimitiveType, F>(PrimitiveBuilder<T>, F);
+/// A builder of Arrow's, and how a value and a null are added to it.
+struct Built<B, P> {
+    builder: B,
+    push: P,
+    push_null: fn(&mut B),
+}
 
-impl<T: ArrowPrimitiveType, F: Fn(&[u8]) -> Result<T::Native, String> + Send> Cells for Primitives<T, F> {
+impl<B, P> Cells for Built<B, P>
+where
+    B: ArrayBuilder,
+    P: Fn(&mut B, &[u8]) -> Result<(), String> + Send,
+{
     fn push(&mut self, value: &[u8]) -> Result<(), String> {
-        self.0.append_value((self.1)(value)?);
-        Ok(())
+        (self.push)(&mut self.builder, value)
     }
 
     fn push_null(&mut self) {
-        self.0.append_null();
+        (self.push_null)(&mut self.builder);
     }
 
     fn finish(&mut self) -> ArrayRef {
-        std::sync::Arc::new(self.0.finish())
+        self.builder.finish()
     }
 }
 
-struct Booleans(BooleanBuilder);
+/// How text is read.
+type ReadText = fn(&[u8]) -> Result<Cow<'_, str>, String>;
 
-impl Cells for Booleans {
-    fn push(&mut self, value: &[u8]) -> Result<(), String> {
-        self.0.append_value(values::boolean(value)?);
+fn booleans() -> Box<dyn Cells> {
+    let push = |builder: &mut BooleanBuilder, value: &[u8]| {
+        builder.append_value(values::boolean(value)?);
         Ok(())
-    }
-
-    fn push_null(&mut self) {
-        self.0.append_null();
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        std::sync::Arc::new(self.0.finish())
-    }
+    };
+    Box::new(Built { builder: BooleanBuilder::new(), push, push_null: BooleanBuilder::append_null })
 }
 
-struct Texts(StringBuilder, fn(&[u8]) -> Result<Cow<'_, str>, String>);
-
-impl Cells for Texts {
-    fn push(&mut self, value: &[u8]) -> Result<(), String> {
-        self.0.append_value((self.1)(value)?);
+fn texts(read: ReadText) -> Box<dyn Cells> {
+    let push = move |builder: &mut StringBuilder, value: &[u8]| {
+        builder.append_value(read(value)?);
         Ok(())
-    }
-
-    fn push_null(&mut self) {
-        self.0.append_null();
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        std::sync::Arc::new(self.0.finish())
-    }
+    };
+    Box::new(Built { builder: StringBuilder::new(), push, push_null: StringBuilder::append_null })
 }
 
-struct Bytes(BinaryBuilder);
-
-impl Cells for Bytes {
-    fn push(&mut self, value: &[u8]) -> Result<(), String> {
-        self.0.append_value(value);
+fn binaries() -> Box<dyn Cells> {
+    let push = |builder: &mut BinaryBuilder, value: &[u8]| {
+        builder.append_value(value);
         Ok(())
-    }
-
-    fn push_null(&mut self) {
-        self.0.append_null();
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        std::sync::Arc::new(self.0.finish())
-    }
+    };
+    Box::new(Built { builder: BinaryBuilder::new(), push, push_null: BinaryBuilder::append_null })
 }

@@ -261,8 +261,8 @@ impl Builder<'_> {
         let first = graph.nodes.len();
         let settings = Settings::new(step.spec);
         let counts = HashMap::new();
-        let lowering = Lowering { graph, state: &state, step: step.name, function_hashes, counts, settings };
-        let lowered = { lowering }.lower(plan)?;
+        let mut lowering = Lowering { graph, state: &state, step: step.name, function_hashes, counts, settings };
+        let lowered = lowering.lower(plan)?;
         // Physical planning has refusals of its own: they belong to the load, not to the start.
         for node in &graph.nodes[first..] {
             match &node.kind {

@@ -36,7 +36,7 @@ impl Lowering<'_> {
             return Err(Refusal::SetOperation(operation).into());
         }
         if !matches!(join.join_type, JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full) {
-            let why = format!("a {} join of two streams is not supported", join.join_type);
+            let why = format!("a {} JOIN of two streams is not supported without a window", words(join.join_type));
             let hint = "use JOIN with bounds of time; for rows without a match, LEFT JOIN and in the next step \
                         WHERE … IS NULL";
             return Err(refusal_with(&join, &why, hint).into());
@@ -466,6 +466,19 @@ fn time_name(schema: &DFSchema) -> Option<String> {
 }
 
 /// A refusal that says how joins are bounded.
+/// A kind of join as SQL writes it.
+fn words(kind: JoinType) -> String {
+    let name = kind.to_string();
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_uppercase());
+    }
+    words
+}
+
 /// The set operation that `join` is made of.
 fn set_operation(join: &Join) -> Option<&'static str> {
     let of_all =

@@ -12,7 +12,7 @@ use datafusion::logical_expr::{Expr, Join, LogicalPlan};
 
 use crate::sql::as_of::{self, as_marker};
 use crate::sql::join::refusal_with;
-use crate::sql::lower::reads_stream;
+use crate::sql::lower::{joins_streams, reads_stream};
 use crate::sql::{EVENT_TIME, WINDOW_BOUND};
 
 /// `plan` with its joins of two streams made ready. Where it has none, it stays as it is.
@@ -21,10 +21,10 @@ pub(crate) fn prepare(plan: LogicalPlan) -> Result<LogicalPlan> {
     let prepared = plan.transform_down(|node| {
         let (join, above) = match node {
             LogicalPlan::Filter(filter) => match filter.input.as_ref() {
-                LogicalPlan::Join(join) if is_stream_join(join)? => (join.clone(), Some(filter.predicate)),
+                LogicalPlan::Join(join) if joins_streams(join)? => (join.clone(), Some(filter.predicate)),
                 _ => return Ok(Transformed::no(LogicalPlan::Filter(filter))),
             },
-            LogicalPlan::Join(join) if is_stream_join(&join)? => (join, None),
+            LogicalPlan::Join(join) if joins_streams(&join)? => (join, None),
             LogicalPlan::Join(join) => return without_marker(join),
             other => return Ok(Transformed::no(other)),
         };
@@ -55,10 +55,6 @@ fn columns_named(plan: &LogicalPlan) -> Result<Option<BTreeSet<String>>> {
         })
     })?;
     Ok(known.then_some(names))
-}
-
-fn is_stream_join(join: &Join) -> Result<bool> {
-    Ok(reads_stream(&join.left)? && reads_stream(&join.right)?)
 }
 
 /// A join with a table as of a time: the table as it is now.

@@ -105,9 +105,7 @@ impl Lowering<'_> {
         self.settings.depth += usize::from(stateful);
         let node = match plan {
             LogicalPlan::Aggregate(aggregate) => self.aggregate(aggregate)?,
-            LogicalPlan::Join(join) if reads_stream(&join.left)? && reads_stream(&join.right)? => {
-                self.stream_join(join)?
-            }
+            LogicalPlan::Join(join) if joins_streams(&join)? => self.stream_join(join)?,
             LogicalPlan::Join(join) => {
                 check_table_join(&join)?;
                 return Ok(Transformed::no(LogicalPlan::Join(join)));
@@ -205,7 +203,7 @@ fn is_stateful(plan: &LogicalPlan) -> Result<bool> {
         | LogicalPlan::Union(_)
         | LogicalPlan::Unnest(_)
         | LogicalPlan::TableScan(_) => false,
-        LogicalPlan::Join(join) => reads_stream(&join.left)? && reads_stream(&join.right)?,
+        LogicalPlan::Join(join) => joins_streams(join)?,
         _ => true,
     })
 }
@@ -218,6 +216,11 @@ pub(crate) fn reads_stream(plan: &LogicalPlan) -> Result<bool> {
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     Ok(found)
+}
+
+/// True where both sides of `join` read streams.
+pub(crate) fn joins_streams(join: &datafusion::logical_expr::Join) -> Result<bool> {
+    Ok(reads_stream(&join.left)? && reads_stream(&join.right)?)
 }
 
 /// A stream in an expression's subquery (`IN (SELECT …)`) would have to be kept for ever.

@@ -12,7 +12,7 @@ use datafusion::logical_expr::logical_plan::Projection;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{Distinct, Expr, Filter, Join, LogicalPlan, LogicalPlanBuilder};
 
-use crate::sql::lower::reads_stream;
+use crate::sql::lower::joins_streams;
 use crate::sql::marks::MARKS;
 
 /// `plan`, in which joins of streams and OVER windows read fewer rows and columns. Its columns are the same.
@@ -22,11 +22,6 @@ pub(crate) fn push_down(plan: LogicalPlan) -> Result<LogicalPlan> {
         other => Ok(Transformed::no(other)),
     })?;
     prune(plan.data, None)
-}
-
-/// True where both sides of `join` read streams.
-pub(crate) fn joins_streams(join: &Join) -> Result<bool> {
-    Ok(reads_stream(&join.left)? && reads_stream(&join.right)?)
 }
 
 /// True where it does not matter when `condition` is evaluated, and what it reads can be seen.

@@ -8,8 +8,8 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::optimizer::OptimizerRule;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 
+use crate::sql::lower::joins_streams;
 use crate::sql::lower::refuse_stream_subqueries;
-use crate::sql::pushdown::joins_streams;
 use crate::sql::window_join::joins_windows;
 
 /// What DataFusion names the subqueries that become joins, before a number.

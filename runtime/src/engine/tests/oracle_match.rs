@@ -16,7 +16,7 @@ use proptest::test_runner::TestRunner;
 
 use super::batch::{Batch, MS, Size, ids, nanoseconds, watermarks, with_windows, without};
 use super::harness::{self, Script, World};
-use super::oracle::{Execution, Expected, cases_or, execute, run, verify};
+use super::oracle::{Execution, Expected, config, execute, run, verify};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
 use crate::engine::assembly::operator;
 use crate::engine::operator::{Operator, Output};
@@ -630,7 +630,7 @@ fn check(scenario: &Scenario) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases_or(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(CASES))]
 
     #[test]
     fn the_matches_are_those_of_a_search_that_tries_everything(scenario in scenario()) {

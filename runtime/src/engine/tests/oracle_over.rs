@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::Schema;
 use proptest::prelude::*;
 
 use super::batch::{Batch, MS, Size, compare, ids, nanoseconds, watermarks, with_windows, without};
 use super::harness::{self, Script, World};
-use super::oracle::{Execution, execute, run};
+use super::oracle::{Execution, config, execute, run, verify_rest};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
 
 /// So many cases are tried by default.
@@ -230,6 +231,7 @@ struct Expected {
     script: Arc<Script>,
     output: RecordBatch,
     late: Vec<i64>,
+    without_time: usize,
 }
 
 impl Scenario {
@@ -237,27 +239,42 @@ impl Scenario {
         self.delay * self.time.tick_ms() * MS
     }
 
-    /// The query over `relation`; the functions as DataFusion is asked where `theirs` is set.
-    fn sql(&self, relation: &str, theirs: bool) -> String {
-        let text = |column: &Column| if theirs { column.theirs.clone() } else { column.ours.clone() };
-        let columns = self.columns.iter().enumerate().map(|(index, column)| format!("{} AS f{index}", text(column)));
+    fn sql(&self, relation: &str) -> String {
+        let columns = self.columns.iter().enumerate().map(|(index, column)| format!("{} AS f{index}", column.ours));
         let columns: Vec<String> = columns.collect();
-        let filter = match self.predicate {
-            Some(predicate) if !self.step_before => format!(" WHERE {predicate}"),
-            _ => String::new(),
-        };
-        if theirs && self.qualify {
-            // DataFusion itself cannot run every QUALIFY beside windows of other orders.
-            let kept = format!("{} IS NOT NULL AND id % 2 = 0", text(&self.columns[0]));
-            let inner = format!("SELECT id, ts, {}, {kept} AS kept FROM {relation}{filter}", columns.join(", "));
-            let names: Vec<String> = (0..columns.len()).map(|index| format!("f{index}")).collect();
-            return format!("SELECT id, ts, {} FROM ({inner}) x WHERE kept", names.join(", "));
-        }
         let qualify = match self.qualify {
-            true => format!(" QUALIFY {} IS NOT NULL AND id % 2 = 0", text(&self.columns[0])),
+            true => format!(" QUALIFY {} IS NOT NULL AND id % 2 = 0", self.columns[0].ours),
             false => String::new(),
         };
-        format!("SELECT id, ts, {} FROM {relation}{filter}{qualify}", columns.join(", "))
+        format!("SELECT id, ts, {} FROM {relation}{}{qualify}", columns.join(", "), self.filter())
+    }
+
+    fn filter(&self) -> String {
+        match self.predicate {
+            Some(predicate) if !self.step_before => format!(" WHERE {predicate}"),
+            _ => String::new(),
+        }
+    }
+
+    /// What DataFusion says about the table `w`. It is asked for one function after the other: it cannot run every
+    /// query with windows of several orders, nor every QUALIFY beside them.
+    async fn reference(&self, reference: &Batch) -> Result<RecordBatch, String> {
+        let by_id = |column: &str| format!("SELECT {column} FROM w{} ORDER BY id", self.filter());
+        let first = reference.query(&by_id("id, ts")).await?;
+        let mut fields: Vec<_> = first.schema().fields().iter().cloned().collect();
+        let mut columns = first.columns().to_vec();
+        for (index, column) in self.columns.iter().enumerate() {
+            let one = reference.query(&by_id(&format!("{} AS f{index}, id", column.theirs))).await?;
+            assert_eq!(ids(&one), ids(&first));
+            fields.push(one.schema().fields()[0].clone());
+            columns.push(one.column(0).clone());
+        }
+        let whole = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|error| error.to_string())?;
+        if !self.qualify {
+            return Ok(whole);
+        }
+        reference.table("whole", &whole);
+        reference.query("SELECT * FROM whole WHERE f0 IS NOT NULL AND id % 2 = 0").await
     }
 
     fn after_sql(&self, size: i64, from: &str) -> String {
@@ -282,7 +299,7 @@ impl Scenario {
             }
             _ => "s",
         };
-        yaml += &format!("  q:\n    sql: {}\n    late: {{to: late}}\n", text(&self.sql(relation, false)));
+        yaml += &format!("  q:\n    sql: {}\n    late: {{to: late}}\n", text(&self.sql(relation)));
         let mut last = "q";
         if let Some(size) = self.after {
             let window = format!("TUMBLE(q, ts, INTERVAL '{} milliseconds')", size * self.time.tick_ms());
@@ -310,13 +327,13 @@ impl Scenario {
         let is_late = |id: &i64| all[id].1.is_some_and(|watermark| all[id].0.unwrap() < watermark);
         let late: Vec<i64> = ids(&read).into_iter().filter(|id| is_late(id)).collect();
         reference.table("w", &without(&read, &late.iter().copied().collect()));
-        let mut output = reference.query(&self.sql("w", true)).await?;
+        let mut output = self.reference(&reference).await?;
         if let Some(size) = self.after {
             let windows = Size { size_ns: size * self.time.tick_ms() * MS, offset_ns: 0 };
             reference.table("q", &with_windows(&output, windows));
             output = reference.query(&self.after_sql(size, "q")).await?;
         }
-        Ok(Expected { script, output, late })
+        Ok(Expected { script, output, late, without_time: timeless.len() })
     }
 }
 
@@ -335,23 +352,13 @@ fn check(scenario: &Scenario) -> Result<(), String> {
         let whole = |error| format!("execution {number}: {error}\n{}", scenario.yaml());
         execute(&mut plan, &world, execution).map_err(whole)?;
         compare(&world.taken("out").batches(), std::slice::from_ref(&expected.output)).map_err(whole)?;
-        let mut late: Vec<i64> = world.taken("late").batches().iter().flat_map(ids).collect();
-        late.sort_unstable();
-        let mut expected_late = expected.late.clone();
-        expected_late.sort_unstable();
-        if late != expected_late {
-            return Err(whole(format!("late are {late:?}, not {expected_late:?}")));
-        }
+        verify_rest(&world, &expected.late, expected.without_time, execution).map_err(whole)?;
     }
     Ok(())
 }
 
-fn cases() -> u32 {
-    std::env::var("MILLSTREAM_ORACLE_CASES").map_or(CASES, |text| text.parse().expect("MILLSTREAM_ORACLE_CASES"))
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(CASES))]
 
     #[test]
     fn what_comes_out_of_over_is_the_batch_answer_over_the_rows_that_were_on_time(scenario in scenario()) {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::batch::{Batch, MS, Size, ids, nanoseconds, watermarks, with_windows, without};
 use super::harness::{self, Script, World};
-use super::oracle::{Execution, Expected, cases_or, execute, run, verify};
+use super::oracle::{Execution, Expected, config, execute, run, verify};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
 
 /// So many cases are tried by default.
@@ -312,7 +312,7 @@ fn check(scenario: &Scenario) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases_or(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(CASES))]
 
     #[test]
     fn what_comes_out_of_windows_is_the_batch_answer_over_the_rows_that_were_on_time(scenario in scenario()) {

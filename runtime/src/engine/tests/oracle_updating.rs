@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::batch::{Batch, MS, compare, ids, nanoseconds, watermarks, without};
 use super::harness::{self, Break, Script, World};
-use super::oracle::{Execution, Expected, Run, Scenario, cases_or, execute, run};
+use super::oracle::{Execution, Expected, Run, Scenario, config, execute, run, verify_rest};
 use super::queries::{Last, Query, window};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
 
@@ -363,19 +363,7 @@ fn verify(case: &Case, world: &World, expected: &Expected, execution: &Execution
         let said = last_by_key(&part(&output, false), keys);
         compare(&said, &finals).map_err(|error| format!("what was said last is not final: {error}"))?;
     }
-    let mut late: Vec<i64> = world.taken("late").batches().iter().flat_map(ids).collect();
-    late.sort_unstable();
-    let mut expected_late = expected.late.clone();
-    expected_late.sort_unstable();
-    if late != expected_late {
-        return Err(format!("late are {late:?}, not {expected_late:?}"));
-    }
-    let letters = world.taken("dead_letter").row_count();
-    let crashed = execution.runs.iter().rev().skip(1).any(|run| run.ends == Break::Crash);
-    if letters != expected.without_time && !(crashed && letters > expected.without_time) {
-        return Err(format!("{letters} letters for {} rows without a time", expected.without_time));
-    }
-    Ok(())
+    verify_rest(world, &expected.late, expected.without_time, execution)
 }
 
 fn check(case: &Case) -> Result<(), String> {
@@ -399,7 +387,7 @@ fn check(case: &Case) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases_or(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(CASES))]
 
     #[test]
     fn final_rows_are_the_batch_answer_and_what_was_said_before_them_agrees(case in case()) {

@@ -451,7 +451,7 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: oracle::cases_or(CASES), max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(oracle::config(CASES))]
 
     #[test]
     fn windows_hold_the_rows_that_the_definitions_say(scenario in scenario()) {

@@ -247,13 +247,11 @@ impl UpdatingAggregate {
     fn give_final(&mut self, key: WindowKey, numbers: &[u32], out: &mut Output) -> DataFusionResult<()> {
         let Some(groups) = self.windows.get_mut(&key).filter(|_| !numbers.is_empty()) else { return Ok(()) };
         let results = groups.free(&self.plan.calls, numbers)?;
-        let order: Vec<u32> = match &groups.table {
-            Some(table) if numbers.len() > 1 => {
-                let place = |number: u32| results.groups.binary_search(&number).ok().map(|place| place as u32);
-                table.sorted().into_iter().filter_map(place).collect()
-            }
-            _ => (0..numbers.len() as u32).collect(),
-        };
+        let mut order: Vec<u32> = (0..numbers.len() as u32).collect();
+        if let Some(table) = &groups.table {
+            let group = |place: &u32| results.groups[*place as usize];
+            order.sort_unstable_by(|a, b| table.order(group(a), group(b)));
+        }
         rows(&self.plan, &self.encoder, key, groups, &results, &order, true, out)
     }
 

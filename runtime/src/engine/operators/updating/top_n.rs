@@ -256,7 +256,7 @@ impl TopN {
         give(&self.plan, &self.converter, &given, false, out)
     }
 
-    /// Gives out all rows of `keys` for the last time.
+    /// Gives out all rows of `keys`, whose numbers ascend, for the last time.
     fn give_final(&mut self, keys: &[u32], out: &mut Output) -> DataFusionResult<()> {
         let tops: Vec<Top> = keys.iter().map(|key| std::mem::take(&mut self.tops[*key as usize])).collect();
         let mut given: Given<'_> = Vec::new();
@@ -266,7 +266,7 @@ impl TopN {
                 given.push((bytes, rank as u64 + 1));
             }
         }
-        self.changed.retain(|key| !keys.contains(key));
+        self.changed.retain(|key| keys.binary_search(key).is_err());
         give(&self.plan, &self.converter, &given, true, out)
     }
 
