@@ -19,7 +19,7 @@ pub(crate) struct Args {
     /// and compared with the first.
     #[arg(long, value_name = "PATH")]
     pub(crate) daemon: Vec<PathBuf>,
-    /// So many messages for works (a) and (b).
+    /// So many messages for works (a), (b) and (c).
     #[arg(long, default_value_t = 3_000_000)]
     pub(crate) messages: u64,
     /// So many messages for work (a) over MQTT.
@@ -67,7 +67,7 @@ pub(crate) struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  bench --only a,b                          throughput of the two works over Kafka
+  bench --only a,b,c                        throughput of the three works over Kafka
   bench --only a --messages 300000          a short look
   bench --only a --daemon old --daemon new  two daemons in turns, with ratios
   bench --only b --variant '/limits/batch_rows_max=65536'
@@ -81,6 +81,8 @@ pub(crate) enum Part {
     A,
     /// Kafka → 10 s tumbling avg, max, count by device → Kafka
     B,
+    /// Kafka → the average over the last 10 rows of the device, at every row → Kafka
+    C,
     /// Work (a) from Mosquitto, QoS 1, with the ingest log
     Mqtt,
     /// MQTT → SQL → HTTP and Kafka → SQL → Kafka at a fixed rate
@@ -102,6 +104,8 @@ pub(crate) enum Profiled {
     A,
     /// Work (b).
     B,
+    /// Work (c).
+    C,
     /// Work (a) over MQTT.
     Mqtt,
 }

@@ -3,6 +3,7 @@
 //!
 //! Always the same for the same number: the seed is fixed, and the generator is the same on every machine.
 
+use std::collections::VecDeque;
 use std::io::Write;
 
 use rand::{Rng, SeedableRng};
@@ -16,6 +17,8 @@ pub(crate) const DEVICES: usize = 1_000;
 pub(crate) const WINDOW_MS: u64 = 10_000;
 /// Work (a) takes rows above this temperature, in thousandths of a degree.
 const WARM_MILLI: i64 = 25_000;
+/// Work (c) takes the average over so many rows of a device.
+const ROLLING_ROWS: usize = 10;
 const SEED: u64 = 7;
 
 /// Writes messages, one after another.
@@ -95,6 +98,18 @@ pub(crate) struct Expectation {
     pub(crate) warm_sum_milli: i64,
     closed: Vec<Window>,
     open: Vec<Group>,
+    /// By device: the newest temperatures, in thousandths.
+    recent: Vec<VecDeque<i64>>,
+    /// The sum of the rolling averages after each message, in thousandths.
+    averages_so_far: Vec<f64>,
+}
+
+/// Rows of work (c).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Rolling {
+    pub(crate) rows: u64,
+    /// The sum of the averages, in thousandths.
+    pub(crate) sum_milli: f64,
 }
 
 /// All groups of one window.
@@ -129,6 +144,14 @@ impl Expectation {
         group.highest_milli = if group.rows == 0 { milli } else { group.highest_milli.max(milli) };
         group.rows += 1;
         group.sum_milli += milli;
+        self.recent.resize_with(DEVICES, VecDeque::new);
+        let recent = &mut self.recent[message.device];
+        recent.push_back(milli);
+        if recent.len() > ROLLING_ROWS {
+            recent.pop_front();
+        }
+        let average = recent.iter().sum::<i64>() as f64 / recent.len() as f64;
+        self.averages_so_far.push(self.averages_so_far.last().unwrap_or(&0.0) + average);
         self.messages += 1;
         if message.is_warm() {
             self.warm += 1;
@@ -160,6 +183,13 @@ impl Expectation {
             sum_milli: all.sum_milli + one.sum_milli,
             highest_milli: all.highest_milli + one.highest_milli,
         })
+    }
+
+    /// The rolling averages at the rows before a watermark so far behind the last message.
+    pub(crate) fn rolling(&self, watermark_ms: u64) -> Rolling {
+        let rows = self.messages.saturating_sub(1).saturating_sub(watermark_ms);
+        let last = usize::try_from(rows).ok().and_then(|rows| rows.checked_sub(1));
+        Rolling { rows, sum_milli: last.map_or(0.0, |last| self.averages_so_far[last]) }
     }
 
     /// Where so many warm rows came out, at least so many messages have been worked on.
@@ -218,6 +248,21 @@ mod tests {
         assert_eq!(expectation.windows(0).groups, 4);
         assert_eq!(expectation.windows(20_000), Window::default());
         assert_eq!((expectation.warm, expectation.warm_sum_milli), (10_000, 10_000 * 26_000));
+    }
+
+    #[test]
+    fn averages_roll_over_the_last_rows_of_a_device_and_wait_for_the_watermark() {
+        let mut expectation = Expectation::default();
+        // Of two devices, each with a temperature of 1, 2, 3, … degrees.
+        for number in 0..25 {
+            expectation.add(&message(number, (number % 2) as usize, 1_000 * (number as i64 / 2 + 1)));
+        }
+        // The newest row is 24; those before 24 - 1 are out: twelve of one device, eleven of the other.
+        let rolling = expectation.rolling(1);
+        assert_eq!(rolling.rows, 23);
+        let sum = |rows: usize| (1..=rows).map(|row| (row.saturating_sub(10) + 1 + row) as f64 / 2.0).sum::<f64>();
+        assert_eq!(rolling.sum_milli, 1_000.0 * (sum(12) + sum(11)));
+        assert_eq!(expectation.rolling(100), Rolling::default());
     }
 
     #[test]

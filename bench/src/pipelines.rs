@@ -10,6 +10,9 @@ pub(crate) const FILTER: &str = "SELECT ts, device, temp FROM readings WHERE tem
 /// Work (b).
 pub(crate) const WINDOWS: &str = "SELECT device, window_start, avg(temp) AS avg_temp, max(temp) AS max_temp, count(*) AS readings \
      FROM TUMBLE(readings, ts, INTERVAL '10 seconds') GROUP BY device, window_start, window_end";
+/// Work (c).
+pub(crate) const ROLLING: &str = "SELECT ts, device, avg(temp) OVER (PARTITION BY device ORDER BY ts \
+     ROWS BETWEEN 9 PRECEDING AND CURRENT ROW) AS avg_temp FROM readings";
 /// Lets every row through, with the number by which it is known.
 pub(crate) const NUMBERED: &str = "SELECT seq, ts, device, temp FROM readings WHERE temp > -1000";
 

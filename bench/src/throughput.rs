@@ -1,4 +1,4 @@
-//! Works (a), (b) and (a) over MQTT: how fast, at what cost, and whether every row came out.
+//! Works (a), (b), (c) and (a) over MQTT: how fast, at what cost, and whether every row came out.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -35,6 +35,7 @@ const IDLE: Duration = Duration::from_secs(3);
 pub(crate) enum Work {
     Filter,
     Windows,
+    Rolling,
     FilterMqtt,
 }
 
@@ -43,6 +44,7 @@ impl Work {
         match self {
             Self::Filter => "(a) filter, Kafka → Kafka",
             Self::Windows => "(b) 10 s windows, Kafka → Kafka",
+            Self::Rolling => "(c) rolling average, Kafka → Kafka",
             Self::FilterMqtt => "(a) filter, MQTT QoS 1 → Kafka",
         }
     }
@@ -51,6 +53,7 @@ impl Work {
         match self {
             Self::Filter | Self::FilterMqtt => expectation.warm,
             Self::Windows => expectation.windows(WATERMARK_MS).groups,
+            Self::Rolling => expectation.rolling(WATERMARK_MS).rows,
         }
     }
 
@@ -58,6 +61,7 @@ impl Work {
         match self {
             Self::Filter | Self::FilterMqtt => pipelines::FILTER,
             Self::Windows => pipelines::WINDOWS,
+            Self::Rolling => pipelines::ROLLING,
         }
     }
 }
@@ -172,6 +176,7 @@ fn check(bench: &Bench, work: Work, topic: &str, rows: u64, expectation: &Expect
     let checked = match work {
         Work::Filter | Work::FilterMqtt => verify::warm(&reader, rows, expectation),
         Work::Windows => verify::windows(&reader, rows, expectation),
+        Work::Rolling => verify::rolling(&reader, rows, expectation),
     };
     checked.context(|| format!("{}: the rows are wrong", work.title()))
 }

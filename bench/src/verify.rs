@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::failure::{Context, Result, failed};
-use crate::messages::{Expectation, Window};
+use crate::messages::{Expectation, Rolling, Window};
 use crate::pipelines::WATERMARK_MS;
 use crate::topics::Reader;
 
@@ -20,6 +20,11 @@ struct Group {
     avg_temp: f64,
     max_temp: f64,
     readings: u64,
+}
+
+#[derive(Deserialize)]
+struct Average {
+    avg_temp: f64,
 }
 
 /// Whether the rows of work (a) are those expected: their number, and the sum of their temperatures.
@@ -48,12 +53,30 @@ pub(crate) fn windows(reader: &Reader, rows: u64, expectation: &Expectation) -> 
         sum += row.avg_temp * 1e3 * row.readings as f64;
         Ok(())
     })?;
-    let near = (sum - expected.sum_milli as f64).abs() <= TOLERANCE * (expected.sum_milli as f64).abs();
-    found.sum_milli = if near { expected.sum_milli } else { sum.round() as i64 };
+    found.sum_milli = if near(sum, expected.sum_milli as f64) { expected.sum_milli } else { sum.round() as i64 };
     if found != expected {
         return failed(format!("the windows are {found:?} and not {expected:?}"));
     }
     Ok(())
+}
+
+/// Whether the rows of work (c) are those expected: their number, and the sum of their averages.
+pub(crate) fn rolling(reader: &Reader, rows: u64, expectation: &Expectation) -> Result<()> {
+    let expected = expectation.rolling(WATERMARK_MS);
+    let mut found = Rolling { rows, sum_milli: 0.0 };
+    reader.read(rows, |row| {
+        let row: Average = parse(row)?;
+        found.sum_milli += row.avg_temp * 1e3;
+        Ok(())
+    })?;
+    if rows != expected.rows || !near(found.sum_milli, expected.sum_milli) {
+        return failed(format!("the rolling averages are {found:?} and not {expected:?}"));
+    }
+    Ok(())
+}
+
+fn near(sum: f64, expected: f64) -> bool {
+    (sum - expected).abs() <= TOLERANCE * expected.abs()
 }
 
 fn milli(degrees: f64) -> i64 {

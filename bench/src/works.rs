@@ -16,7 +16,11 @@ use crate::variant::Variant;
 /// Measures those works that were asked for, and profiles one where that was asked for.
 pub(crate) fn measure(bench: &Bench, variants: &[Variant], results: &mut Results) -> Result<()> {
     let profiled = bench.args.profile;
-    let kafka = [(Part::A, Profiled::A, Work::Filter, "a"), (Part::B, Profiled::B, Work::Windows, "b")];
+    let kafka = [
+        (Part::A, Profiled::A, Work::Filter, "a"),
+        (Part::B, Profiled::B, Work::Windows, "b"),
+        (Part::C, Profiled::C, Work::Rolling, "c"),
+    ];
     let wanted: Vec<_> =
         kafka.into_iter().filter(|(part, profile, ..)| bench.args.wants(*part) || profiled == Some(*profile)).collect();
     if !wanted.is_empty() {
