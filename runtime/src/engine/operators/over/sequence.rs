@@ -86,6 +86,11 @@ impl Sequence {
     fn first_from(&self, facts: &Facts, time: i64) -> u64 {
         self.base + self.slots.partition_point(|slot| facts.times[*slot as usize] < time) as u64
     }
+
+    /// The position of the first kept row behind a group of equal rows.
+    fn first_behind(&self, facts: &Facts, group: u64) -> u64 {
+        self.base + self.slots.partition_point(|slot| facts.groups[*slot as usize] <= group) as u64
+    }
 }
 
 impl Frame {
@@ -116,8 +121,8 @@ impl Frame {
             Bound::Offset(offset) => sequence.first_from(facts, time.saturating_add(offset).saturating_add(1)),
             Bound::Current | Bound::Unbounded => {
                 let group = facts.groups[slot];
-                let same = |position: &u64| facts.groups[sequence.slot(*position) as usize] == group;
-                (position + 1..end).find(|position| !same(position)).unwrap_or(end)
+                let alone = position + 1 == end || facts.groups[sequence.slot(position + 1) as usize] != group;
+                if alone { position + 1 } else { sequence.first_behind(facts, group) }
             }
         };
         (start, last)
