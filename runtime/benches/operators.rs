@@ -58,7 +58,7 @@ fn stateless(criterion: &mut Criterion) {
             let batch = batches(1, rows, 1000, START_MS).remove(0);
             group.throughput(Throughput::Elements(rows as u64));
             group.bench_function(format!("{name}/{rows}"), |bencher| {
-                bencher.iter(|| black_box(steps.batch(batch.clone())));
+                bencher.iter(|| black_box(steps.batch(&batch)));
             });
         }
     }
@@ -76,7 +76,7 @@ fn feed(steps: &mut Steps, batches: Vec<RecordBatch>) {
     for batch in batches {
         let time = batch.column(0).as_any().downcast_ref::<TimestampMillisecondArray>();
         let newest = time.map_or(0, |time| time.value(BATCH - 1));
-        steps.batch(batch);
+        steps.batch(&batch);
         steps.watermark((newest - 1000) * 1_000_000);
     }
 }
@@ -128,12 +128,12 @@ fn open_groups(criterion: &mut Criterion) {
         let mut steps = steps(&sql);
         let rows = batches(keys as usize * 4 / BATCH + 1, BATCH, keys, START_MS);
         for batch in &rows {
-            steps.batch(batch.clone());
+            steps.batch(batch);
         }
         group.throughput(Throughput::Elements(64 * BATCH as u64));
         let mut turn = rows.iter().cycle();
         group.bench_function(format!("update/{keys}"), |bencher| {
-            bencher.iter(|| turn.by_ref().take(64).map(|batch| steps.batch(batch.clone())).sum::<usize>());
+            bencher.iter(|| turn.by_ref().take(64).map(|batch| steps.batch(batch)).sum::<usize>());
         });
         group.throughput(Throughput::Elements(keys));
         group.bench_function(format!("snapshot/{keys}"), |bencher| bencher.iter(|| steps.snapshot().len()));

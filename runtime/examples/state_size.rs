@@ -56,7 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut rows = 0;
     while rows < groups {
         let next = BATCH.min(groups - rows);
-        steps.batch(batch(rows, next)?);
+        steps.batch(&batch(rows, next)?);
         rows += next;
     }
     let open = resident("VmRSS")?;

@@ -12,6 +12,7 @@ use millstream_connectors::routes::Routes;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
+use crate::bench_support::whole::narrowed;
 use crate::engine::assembly::operator;
 use crate::engine::chain::{Chain, LateRoute, Link, Target};
 use crate::engine::channel::{Bounds, Receiver, channel};
@@ -22,7 +23,8 @@ use crate::engine::exchange::Exchange;
 use crate::functions::Engine;
 use crate::metrics::Metrics;
 use crate::plan::graph::NodeKind;
-use crate::plan::{Environment, Plan};
+
+use crate::plan::{Environment, Plan, SourcePlan};
 use crate::spec::{LoadOptions, load_text};
 pub use whole::{Feed, Feeds, Given, Whole};
 
@@ -33,6 +35,7 @@ const BOUNDS: Bounds = Bounds { rows: 1 << 30, bytes: 1 << 40 };
 pub struct Steps {
     chain: Chain,
     output: Receiver,
+    source: SourcePlan,
     runtime: Runtime,
 }
 
@@ -43,19 +46,23 @@ impl Steps {
     /// Where it cannot be planned.
     pub fn new(yaml: &str) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let (chain, output) = runtime.block_on(Box::pin(chain(yaml)));
-        Self { chain, output, runtime }
+        let (chain, output, source) = runtime.block_on(Box::pin(chain(yaml)));
+        Self { chain, output, source, runtime }
     }
 
     fn feed(&mut self, element: Element) -> usize {
         let fed = self.runtime.block_on(self.chain.feed(0, element));
-        assert!(fed.is_ok(), "an operator has failed");
+        fed.unwrap_or_else(|error| panic!("an operator has failed: {error:?}"));
         rows(&mut self.output)
     }
 
-    /// Takes a batch through all operators; the number of rows that come out.
-    pub fn batch(&mut self, batch: RecordBatch) -> usize {
-        self.feed(Element::Batch(batch))
+    /// Takes a batch of the declared columns through all operators; the number of rows that come out.
+    ///
+    /// # Panics
+    /// Where an operator fails, or a column has another type than the one that is declared.
+    pub fn batch(&mut self, batch: &RecordBatch) -> usize {
+        let rows = narrowed(batch, &self.source).unwrap_or_else(|error| panic!("{error}"));
+        self.feed(Element::Batch(rows))
     }
 
     /// Event time comes to `time`, in nanoseconds; the number of rows that come out.
@@ -80,7 +87,7 @@ fn rows(receiver: &mut Receiver) -> usize {
     rows
 }
 
-async fn chain(yaml: &str) -> (Chain, Receiver) {
+async fn chain(yaml: &str) -> (Chain, Receiver, SourcePlan) {
     let file = Path::new("bench.yaml");
     let loaded = load_text(file, yaml, &LoadOptions::default());
     let spec = loaded.spec.unwrap_or_else(|| panic!("{:?}", loaded.problems));
@@ -122,7 +129,8 @@ async fn chain(yaml: &str) -> (Chain, Receiver) {
         input_watermark: None,
         queue: Default::default(),
     };
-    (chain, output)
+    let source = plan.sources.into_iter().next().expect("a source");
+    (chain, output, source)
 }
 
 /// The event time of a source with one partition.
@@ -165,5 +173,29 @@ impl Spread {
         let sent = self.runtime.block_on(self.exchange.send(Element::Batch(batch)));
         assert!(sent.is_ok(), "the exchange has failed");
         self.shards.iter_mut().map(rows).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, TimestampMillisecondArray};
+
+    use super::*;
+
+    #[test]
+    fn steps_take_batches_of_the_declared_columns() {
+        let mut steps = Steps::new(
+            "name: bench\nsources:\n  s:\n    file: {path: none.jsonl}\n    \
+             columns: {ts: timestamp(3), unread: text, v: bigint}\n    event_time: {column: ts, watermark: 0s}\n\
+             steps:\n  q: {sql: \"SELECT window_end, sum(v) AS v FROM TUMBLE(s, ts, INTERVAL '1 second') \
+             GROUP BY window_start, window_end\"}\nsinks:\n  out: {from: q, stdout: {}}\n",
+        );
+        let columns: [(&str, ArrayRef); 2] = [
+            ("ts", Arc::new(TimestampMillisecondArray::from(vec![0, 500, 1500]))),
+            ("v", Arc::new(Int64Array::from(vec![1, 2, 3]))),
+        ];
+        assert_eq!(steps.batch(&RecordBatch::try_from_iter(columns).unwrap()), 0);
+        assert_eq!(steps.watermark(1_000_000_000), 1);
+        assert_eq!(steps.snapshot().len(), 1);
     }
 }

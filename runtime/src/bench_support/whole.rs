@@ -78,7 +78,10 @@ impl Whole {
         let mut read = BTreeMap::new();
         for source in &plan.sources {
             let feed = feeds.get(&source.name).ok_or_else(|| format!("nothing to feed the source {}", source.name))?;
-            let feed = feed.iter().map(|(turn, feed)| Ok((*turn, narrowed(feed, source)?)));
+            let feed = feed.iter().map(|(turn, feed)| match feed {
+                Feed::Rows(rows) => Ok((*turn, Feed::Rows(narrowed(rows, source)?))),
+                Feed::Messages(_) => Ok((*turn, feed.clone())),
+            });
             read.insert(source.name.clone(), feed.collect::<Result<Vec<_>, String>>()?);
         }
         Ok(Self { plan, feeds: read, _folder: folder })
@@ -113,14 +116,13 @@ impl Whole {
 }
 
 /// Rows as the source `plan` delivers them: the columns that it reads, and nulls in the place of messages.
-fn narrowed(feed: &Feed, plan: &SourcePlan) -> Result<Feed, String> {
-    let Feed::Rows(rows) = feed else { return Ok(feed.clone()) };
+pub(super) fn narrowed(rows: &RecordBatch, plan: &SourcePlan) -> Result<RecordBatch, String> {
     let column = |field: &Arc<Field>| match rows.column_by_name(field.name()) {
         Some(column) => column.clone(),
         None => new_null_array(field.data_type(), rows.num_rows()),
     };
     let rows = RecordBatch::try_new(plan.schema.clone(), plan.schema.fields().iter().map(column).collect());
-    rows.map(Feed::Rows).map_err(|error| format!("source {}: {error}", plan.name))
+    rows.map_err(|error| format!("source {}: {error}", plan.name))
 }
 
 /// Whose turn it is to hand out a batch.
