@@ -53,6 +53,8 @@ pub enum TableConfig {
     File(file::FileTableConfig),
     /// Reads a table or the result of a query from PostgreSQL.
     Postgres(Box<postgres::PostgresTableConfig>),
+    /// Fetches a table from an HTTP server.
+    Http(Box<http::HttpTableConfig>),
 }
 
 /// The keys of [`SourceConfig`].
@@ -60,7 +62,7 @@ pub const SOURCES: &[&str] = &["mqtt", "kafka", "http", "file", "generate"];
 /// The keys of [`SinkConfig`].
 pub const SINKS: &[&str] = &["mqtt", "kafka", "http", "file", "stdout", "sse"];
 /// The keys of [`TableConfig`].
-pub const TABLES: &[&str] = &["file", "postgres"];
+pub const TABLES: &[&str] = &["file", "postgres", "http"];
 
 impl SourceConfig {
     /// Checks the options and builds the source; opens no connection.
@@ -140,6 +142,7 @@ impl TableConfig {
         match self {
             Self::File(config) => config.build(base_dir, columns, format),
             Self::Postgres(config) => config.build(base_dir, columns, format),
+            Self::Http(config) => config.build(base_dir, columns, format),
         }
     }
 }

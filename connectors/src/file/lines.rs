@@ -13,12 +13,10 @@ use super::io_error;
 use super::source::Compression;
 use crate::batch::MessageBatch;
 use crate::error::ConnectorError;
+use crate::format::document::BOM;
 
 /// How many bytes are read at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
-
-/// The byte order mark that some editors put first.
-pub(super) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// Bounds and habits of a reader, from the source's options.
 #[derive(Debug, Clone)]

@@ -1,26 +1,22 @@
 //! The table `file`: a file that is read whole, and again on each refresh.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use arrow::array::{BinaryArray, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::lines::BOM;
 use super::{infer, io_error, joined, resolve};
 use crate::error::ConnectorError;
+use crate::format::FormatConfig;
 use crate::format::csv::CsvConfig;
-use crate::format::json::{JsonConfig, JsonLayout};
-use crate::format::{DecodeOptions, FormatConfig};
+use crate::format::document::{self, Document};
 use crate::table::Table;
 use crate::units::{ByteSize, Duration};
-
-/// How many wrong lines an error quotes.
-const ERRORS_SHOWN: usize = 3;
 
 /// Options of the table: a CSV file with a header, or JSON (an object per line, or an array of objects). Without
 /// `columns` their names and types are found in the file when the pipeline is loaded, and stay so until the next load.
@@ -60,25 +56,18 @@ impl FileTableConfig {
         let path = resolve(base_dir, &self.path);
         let content =
             read(&path, self.size_max).map_err(|error| ConnectorError::configuration("path", error.message))?;
-        let format = whole_file(&path, &content, format)?;
+        let content = document::without_bom(&content);
+        let format = whole_file(&path, content, format)?;
         let declared = columns.is_some();
         let columns = match columns {
             Some(columns) => columns,
-            None => infer::columns(&path, &content, &format)?,
+            None => infer::columns(&path, content, &format)?,
         };
-        let table = FileTable {
-            options: DecodeOptions {
-                columns: columns.clone(),
-                declared: columns.clone(),
-                timestamp_units: BTreeMap::new(),
-            },
-            path,
-            format,
-            size_max: self.size_max,
-            refresh: self.refresh,
-        };
+        let document = Document::new(columns.clone());
         // What cannot work (a type that the format does not have) is said now.
-        table.format.decoder(table.options.clone())?;
+        document.check(&format)?;
+        let table =
+            FileTable { document: Arc::new(document), path, format, size_max: self.size_max, refresh: self.refresh };
         if !declared {
             let found: Vec<_> =
                 columns.fields().iter().map(|column| format!("{}: {}", column.name(), column.data_type())).collect();
@@ -103,17 +92,7 @@ fn whole_file(path: &Path, content: &[u8], format: Option<&FormatConfig>) -> Res
             ));
         }
     };
-    Ok(match format {
-        FormatConfig::Csv(csv) => FormatConfig::Csv(csv.with_header_by_default()),
-        FormatConfig::Json(json) => {
-            let is_array = content.trim_ascii_start().first() == Some(&b'[');
-            let layout = if is_array { JsonLayout::Array } else { JsonLayout::Lines };
-            FormatConfig::Json(JsonConfig { layout, ..json })
-        }
-        FormatConfig::Text(_) | FormatConfig::Bytes(_) => {
-            return Err(ConnectorError::configuration("format", "a table is read from csv or json"));
-        }
-    })
+    document::whole(&format, content)
 }
 
 fn read(path: &Path, size_max: ByteSize) -> Result<Vec<u8>, ConnectorError> {
@@ -125,56 +104,28 @@ fn read(path: &Path, size_max: ByteSize) -> Result<Vec<u8>, ConnectorError> {
             path.display()
         )));
     }
-    let mut content = fs::read(path).map_err(wrong)?;
-    if content.starts_with(BOM) {
-        content.drain(..BOM.len());
-    }
-    Ok(content)
+    fs::read(path).map_err(wrong)
 }
 
 struct FileTable {
     path: PathBuf,
     format: FormatConfig,
-    options: DecodeOptions,
+    document: Arc<Document>,
     size_max: ByteSize,
     refresh: Option<Duration>,
-}
-
-impl FileTable {
-    fn load(
-        path: &Path,
-        format: &FormatConfig,
-        options: DecodeOptions,
-        size_max: ByteSize,
-    ) -> Result<RecordBatch, ConnectorError> {
-        let content = read(path, size_max)?;
-        let format = whole_file(path, &content, Some(format))?;
-        if content.trim_ascii().is_empty() && !matches!(format, FormatConfig::Csv(_)) {
-            return Ok(RecordBatch::new_empty(options.columns));
-        }
-        let decoded = format.decoder(options)?.decode(&BinaryArray::from_iter_values([&content]));
-        if decoded.errors.is_empty() {
-            return Ok(decoded.rows);
-        }
-        let shown: Vec<_> = decoded.errors.iter().take(ERRORS_SHOWN).map(|error| error.reason.as_str()).collect();
-        let more = match decoded.errors.len().saturating_sub(ERRORS_SHOWN) {
-            0 => String::new(),
-            more => format!("; and {more} more"),
-        };
-        Err(ConnectorError::retry(format!("the table {} cannot be read: {}{more}", path.display(), shown.join("; "))))
-    }
 }
 
 #[async_trait]
 impl Table for FileTable {
     fn schema(&self) -> SchemaRef {
-        self.options.columns.clone()
+        self.document.columns().clone()
     }
 
     async fn load(&self) -> Result<RecordBatch, ConnectorError> {
-        let (path, format, options, size_max) =
-            (self.path.clone(), self.format.clone(), self.options.clone(), self.size_max);
-        joined(tokio::task::spawn_blocking(move || Self::load(&path, &format, options, size_max)).await)?
+        let (path, format, document, size_max) =
+            (self.path.clone(), self.format.clone(), self.document.clone(), self.size_max);
+        let rows = move || document.rows(&path.display().to_string(), &read(&path, size_max)?, &format);
+        joined(tokio::task::spawn_blocking(rows).await)?
     }
 
     fn refresh(&self) -> Option<std::time::Duration> {

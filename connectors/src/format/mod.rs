@@ -6,6 +6,7 @@
 mod bytes;
 mod columns;
 pub(crate) mod csv;
+pub(crate) mod document;
 pub(crate) mod json;
 mod name;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -15,8 +15,9 @@ use reqwest::Url;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::client::{self, IDEMPOTENCY_KEY, Outgoing, Sender};
+use super::client::{ClientOptions, client};
 use super::keys::Keys;
+use super::send::{IDEMPOTENCY_KEY, Outgoing, Sender, redirects};
 use super::sink_config::{HttpSinkConfig, SinkLayout};
 use crate::error::ConnectorError;
 use crate::format::Encoder;
@@ -76,8 +77,14 @@ impl HttpSink {
         let (fixed_headers, headers) = headers(&config, context, encoder.media_type())?;
         let owner = format!("{}/{}", context.pipeline, context.name);
         let preamble = encoder.file_header().unwrap_or_default();
+        let options = ClientOptions {
+            timeout: config.timeout,
+            redirects: redirects(config.redirects),
+            proxy_from_environment: config.proxy_from_environment,
+            tls: &config.tls,
+        };
         let sender = Sender {
-            client: client::client(&config, &context.base_dir)?,
+            client: client(options, &context.base_dir)?,
             owner: owner.clone(),
             method: config.method.into(),
             retry: config.retry.clone(),
