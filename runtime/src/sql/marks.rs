@@ -11,7 +11,7 @@ use datafusion::logical_expr::expr::GroupingSet;
 use datafusion::logical_expr::logical_plan::Projection;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, Join, LogicalPlan};
 
-use crate::sql::windows::{bins, bound, length_max};
+use crate::sql::windows::{bins, bound, length_max, unit_ns};
 use crate::sql::{EVENT_TIME, WINDOW_BOUND, WINDOW_LENGTH, WINDOW_PAIR, over};
 
 /// All marks.
@@ -40,7 +40,17 @@ pub(crate) fn settle(plan: LogicalPlan) -> Result<LogicalPlan> {
         Ok(Transformed::yes(match node {
             LogicalPlan::Projection(projection) => {
                 let input = projection.input.schema().clone();
-                let schema = keep(&projection.schema, |column, mark| same(&projection.expr[column], &input, mark))?;
+                let rounded = |column: usize| rounded(&projection.expr[column], &input);
+                let schema = keep(&projection.schema, |column, mark| match mark {
+                    EVENT_TIME => rounded(column).is_some(),
+                    _ => is_column(&projection.expr[column]),
+                })?;
+                let schema = mapped(&schema, |column, metadata| {
+                    let before = metadata.get(EVENT_TIME).and_then(|lag| lag.parse::<i64>().ok());
+                    if let (Some(lag), Some(further)) = (before, rounded(column)) {
+                        metadata.extend(event_time(lag.saturating_add(further)));
+                    }
+                })?;
                 LogicalPlan::Projection(Projection::try_new_with_schema(projection.expr, projection.input, schema)?)
             }
             LogicalPlan::Union(mut union) => {
@@ -104,18 +114,31 @@ fn in_all_sets(groups: &[Expr]) -> Vec<Option<&Expr>> {
     }
 }
 
-/// True where `expression` is a column as it is. An event time may be cast to another precision: its order stays.
-fn same(expression: &Expr, input: &DFSchema, mark: &str) -> bool {
+/// True where `expression` is a column as it is.
+fn is_column(expression: &Expr) -> bool {
     match expression {
         Expr::Column(_) => true,
-        Expr::Alias(alias) => same(&alias.expr, input, mark),
-        Expr::Cast(cast) if mark == EVENT_TIME => {
-            let from = cast.expr.get_type(input);
-            let times =
-                matches!((from, cast.field.data_type()), (Ok(DataType::Timestamp(..)), DataType::Timestamp(..)));
-            times && same(&cast.expr, input, mark)
-        }
+        Expr::Alias(alias) => is_column(&alias.expr),
         _ => false,
+    }
+}
+
+/// By how many nanoseconds at most a time of `expression` is earlier than that of the column which it is, where it is a
+/// column, as it is or in another precision: the order stays, but a coarser unit cuts off what it does not have.
+fn rounded(expression: &Expr, input: &DFSchema) -> Option<i64> {
+    match expression {
+        Expr::Column(_) => Some(0),
+        Expr::Alias(alias) => rounded(&alias.expr, input),
+        Expr::Cast(cast) => {
+            let (Ok(DataType::Timestamp(from, _)), DataType::Timestamp(to, _)) =
+                (cast.expr.get_type(input), cast.field.data_type())
+            else {
+                return None;
+            };
+            let cut_off = (unit_ns(*to) - unit_ns(from)).max(0);
+            Some(rounded(&cast.expr, input)?.saturating_add(cut_off))
+        }
+        _ => None,
     }
 }
 

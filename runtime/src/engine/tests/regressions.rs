@@ -15,16 +15,21 @@ const TIME: TimeType = TimeType { unit: TimeUnit::Second, zone: false };
 
 /// Rows at these seconds, of these partitions.
 pub(super) fn script(first_id: i64, rows: &[(u8, i64)]) -> Arc<Script> {
+    script_of(TIME, first_id, rows)
+}
+
+/// Rows at these ticks of `time`, of these partitions.
+fn script_of(time: TimeType, first_id: i64, rows: &[(u8, i64)]) -> Arc<Script> {
     let mut before = 0;
-    let made = rows.iter().map(|(partition, second)| {
-        let step = i8::try_from(second - before).unwrap();
-        before = *second;
+    let made = rows.iter().map(|(partition, tick)| {
+        let step = i8::try_from(tick - before).unwrap();
+        before = *tick;
         let (k, g, v, n) = (Some(0), Some(1), Some(4), Some(1));
         Row { partition: *partition, step: Some(step), k, g, v, n, b: Some(true), tags: None }
     });
     let made: Vec<Row> = made.collect();
     let partitions = rows.iter().map(|(partition, _)| *partition).collect();
-    Arc::new(Script { rows: batch(&made, TIME, 0, first_id), partitions })
+    Arc::new(Script { rows: batch(&made, time, 0, first_id), partitions })
 }
 
 /// The steps `steps` (YAML) over sources with columns of `time`; the last rows come from `q`.
@@ -70,6 +75,16 @@ pub(super) fn late(world: &World) -> Vec<i64> {
 
 /// Runs with the columns of the scripts (which lack `other_ts`) in two parts, broken after `hold` rows.
 pub(super) fn in_two_runs(steps: &str, scripts: &[(&str, Arc<Script>)], hold: &[Option<usize>], ends: Break) -> World {
+    in_two_runs_of(TIME, steps, scripts, hold, ends)
+}
+
+fn in_two_runs_of(
+    time: TimeType,
+    steps: &str,
+    scripts: &[(&str, Arc<Script>)],
+    hold: &[Option<usize>],
+    ends: Break,
+) -> World {
     let folder = tempfile::tempdir().unwrap();
     let world = World {
         scripts: scripts.iter().map(|(name, script)| ((*name).to_owned(), script.clone())).collect(),
@@ -80,7 +95,7 @@ pub(super) fn in_two_runs(steps: &str, scripts: &[(&str, Arc<Script>)], hold: &[
         yaml += &format!(
             "  {source}: {{file: {{path: none.jsonl}}, columns: {}, linger: 0s, \
              event_time: {{column: ts, watermark: 0s}}}}\n",
-            columns_yaml(TIME)
+            columns_yaml(time)
         );
     }
     yaml += &format!("steps:\n{steps}sinks:\n  out: {{from: q, stdout: {{}}}}\n  late: {{stdout: {{}}}}\n");
@@ -143,6 +158,20 @@ fn what_is_made_of_the_event_time_is_not_the_event_time() {
         let error = check(TIME, &["s"], &steps).expect_err(expression);
         assert!(error.contains("event time"), "{expression}: {error}");
     }
+}
+
+#[test]
+fn a_time_cast_to_a_coarser_unit_is_not_late_for_what_was_cut_off() {
+    let time = TimeType { unit: TimeUnit::Millisecond, zone: false };
+    let steps = "  a:\n    sql: SELECT id, CAST(ts AS TIMESTAMP(0)) AS ts FROM s\n  q:\n    \
+                 sql: SELECT id, row_number() OVER (ORDER BY ts, id) AS n FROM a\n    late: {to: late}\n";
+    // Quarters of a second: 2.25 s, 2.5 s, 2.75 s, which are all 2 s; 4 s; then 3.75 s, which is late.
+    let rows = script_of(time, 0, &[(0, 9), (0, 10), (0, 11), (0, 16), (0, 15)]);
+    let world = in_two_runs_of(time, steps, &[("s", rows)], &[Some(2)], Break::Stop);
+    assert_eq!(late(&world), [4]);
+    let mut found = shown(&world);
+    found.sort();
+    assert_eq!(found, ["0 1", "1 2", "2 3", "3 4"]);
 }
 
 #[test]
