@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::chain::{Chain, LateRoute, Link, Target};
 use crate::engine::channel::{Bounds, Gauge, channel};
+use crate::engine::clock::{ClockState, SourceClock, TimeKind};
 use crate::engine::connect::Connectors;
 use crate::engine::coordinator::TaskEvent;
 use crate::engine::dead_letter::DeadLetters;
@@ -239,10 +240,7 @@ impl<'a> Assembly<'a> {
             .restored(plan)
             .cloned()
             .unwrap_or_else(|| SourceState { connector: plan.connector.clone(), ..SourceState::default() });
-        let clock = plan
-            .event_time
-            .as_ref()
-            .map(|event_time| EventClock::new(event_time.clone(), &state.clock, tokio::time::Instant::now()));
+        let clock = clock(plan, &state.clock);
         Ok(SourceTask {
             task,
             name: plan.name.clone(),
@@ -252,6 +250,7 @@ impl<'a> Assembly<'a> {
             keeps_message: plan.keeps_message,
             metadata: plan.metadata.iter().map(|(column, _)| column.clone()).collect(),
             clock,
+            wall: self.connectors.wall_clock(),
             linger: plan.linger,
             small_batch: plan.context.batch_rows_max.div_ceil(SMALL_BATCH_SHARE),
             state,
@@ -391,6 +390,15 @@ impl<'a> Assembly<'a> {
         }
         Ok(())
     }
+}
+
+/// The clock of a source with an event time, which goes on from `state`.
+fn clock(plan: &SourcePlan, state: &ClockState) -> Option<Box<dyn SourceClock>> {
+    let event_time = plan.event_time.as_ref()?;
+    let now = tokio::time::Instant::now();
+    Some(match &event_time.kind {
+        TimeKind::OfRows(disorder) => Box::new(EventClock::new(event_time.column, disorder.clone(), state, now)),
+    })
 }
 
 /// The operator of `node`, without state.

@@ -9,6 +9,7 @@
 pub(crate) mod assembly;
 pub(crate) mod chain;
 pub(crate) mod channel;
+pub(crate) mod clock;
 pub(crate) mod connect;
 pub(crate) mod coordinator;
 pub(crate) mod dead_letter;

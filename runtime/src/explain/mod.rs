@@ -12,6 +12,7 @@ mod tests;
 mod text;
 
 use crate::engine::assembly;
+use crate::engine::clock::TimeKind;
 use crate::engine::times;
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::plan::{Plan, Port, SourcePlan, key_of};
@@ -211,10 +212,14 @@ fn source_of(plan: &SourcePlan) -> Source {
     let names = |fields: &arrow::datatypes::Fields| fields.iter().map(|field| field.name().clone()).collect();
     let decoded: Vec<String> = names(plan.decode.columns.fields());
     let declared = plan.decode.declared.fields().len();
-    let event_time = plan.event_time.as_ref().map(|event_time| EventTime {
-        column: plan.schema.field(event_time.column).name().clone(),
-        watermark: millstream_connectors::units::Duration(event_time.delay).to_string(),
-        idle_after: millstream_connectors::units::Duration(event_time.idle_after).to_string(),
+    let event_time = plan.event_time.as_ref().map(|event_time| {
+        let column = plan.schema.field(event_time.column).name().clone();
+        let TimeKind::OfRows(disorder) = &event_time.kind;
+        EventTime {
+            column,
+            watermark: millstream_connectors::units::Duration(disorder.delay).to_string(),
+            idle_after: millstream_connectors::units::Duration(disorder.idle_after).to_string(),
+        }
     });
     Source {
         connector: plan.connector.clone(),

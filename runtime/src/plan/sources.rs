@@ -15,7 +15,7 @@ use millstream_connectors::source::MetadataField;
 use millstream_connectors::{BuiltSource, ConnectorError, SourceContext, Table};
 
 use super::{Builder, connector_problem, unknown_name};
-use crate::engine::event_time::EventTimePlan;
+use crate::engine::clock::{Disorder, EventTimePlan, TimeKind};
 use crate::plan::graph::{Graph, Node, NodeKind};
 use crate::spec::model::{ColumnSpec, ConnectorSpec, EpochUnit, SourceSpec};
 use crate::spec::problem::{Part, Problem, nearest};
@@ -412,13 +412,13 @@ fn event_time(
         problems.push(Problem::new(path, message).hint(hint));
         return None;
     }
-    Some(EventTimePlan {
-        column: index,
+    let disorder = Disorder {
         delay: event_time.watermark.0,
         // The files of a bounded source are read one after another: one that waits for its turn is not idle.
         idle_after: if bounded { Duration::MAX } else { event_time.idle_after.0 },
         max_ahead: (!bounded).then_some(event_time.max_ahead.0),
-    })
+    };
+    Some(EventTimePlan { column: index, kind: TimeKind::OfRows(disorder) })
 }
 
 /// The columns with those of the metadata.
