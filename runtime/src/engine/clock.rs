@@ -1,6 +1,6 @@
 //! The time of a source: what its task asks of a clock, whichever kind it is.
 //!
-//! [`super::event_time`] goes by a column of the rows.
+//! [`super::event_time`] goes by a column of the rows, [`super::processing_time`] by the clock on the wall.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,11 +22,20 @@ pub(crate) struct EventTimePlan {
     pub(crate) kind: TimeKind,
 }
 
+impl EventTimePlan {
+    /// True where it is the clock on the wall.
+    pub(crate) fn is_processing(&self) -> bool {
+        matches!(self.kind, TimeKind::Processing)
+    }
+}
+
 /// Where event time comes from.
 #[derive(Debug, Clone)]
 pub(crate) enum TimeKind {
     /// The rows have it.
     OfRows(Disorder),
+    /// The clock on the wall, which the source's task puts into a column of its own.
+    Processing,
 }
 
 /// How far rows may be out of order, and how far from the clock on the wall.
@@ -43,6 +52,9 @@ pub(crate) struct Disorder {
 /// What the snapshot keeps: the largest event time of each partition, and the watermark.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClockState {
+    /// It is that of the clock on the wall, which means nothing to the times of rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) processing: bool,
     /// By partition, in nanoseconds.
     pub(crate) newest: BTreeMap<String, i64>,
     /// The watermark that the source has reached.

@@ -239,7 +239,7 @@ impl SourceClock for EventClock {
 
     fn state(&self) -> ClockState {
         let newest = self.partitions.iter().filter_map(|(name, p)| Some((name.to_string(), p.newest?)));
-        ClockState { newest: newest.collect(), watermark: self.watermark }
+        ClockState { processing: false, newest: newest.collect(), watermark: self.watermark }
     }
 }
 
@@ -350,7 +350,8 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let plan = Disorder { delay: Duration::ZERO, idle_after: Duration::from_secs(30), max_ahead: None };
-        let state = ClockState { newest: [("a".to_owned(), 5), ("b".to_owned(), 5)].into(), watermark: Some(5) };
+        let newest = [("a".to_owned(), 5), ("b".to_owned(), 5)].into();
+        let state = ClockState { processing: false, newest, watermark: Some(5) };
         let mut clock = EventClock::new(0, plan, &state, start);
         // The group handed the partitions out only after a minute.
         let names: Vec<Arc<str>> = vec!["a".into(), "b".into()];

@@ -55,8 +55,8 @@ pub(crate) struct SourceTask {
     pub(crate) source: Box<dyn Source>,
     /// `None` for a source that delivers rows.
     pub(crate) decoder: Option<Box<dyn Decoder>>,
-    /// The columns with the metadata columns, and last the message where `keeps_message` is set.
-    pub(crate) schema: SchemaRef,
+    /// The columns with the metadata columns, and last the message where `keeps_message` is set; not yet that of the clock.
+    pub(crate) received: SchemaRef,
     /// Rows bring their messages with them.
     pub(crate) keeps_message: bool,
     /// The names of the metadata columns.
@@ -103,6 +103,7 @@ impl SourceTask {
                     None => return Err(Interrupt::Closed),
                 },
                 () = sleep_until(tick) => {
+                    // What it brings about is worth an epoch; that time has passed is not.
                     let element = self.clock.as_mut().and_then(|clock| clock.tick(Instant::now(), (self.wall)()));
                     self.emit(element).await?;
                 }
@@ -156,6 +157,9 @@ impl SourceTask {
             }
             SourceEvent::Partitions(partitions) => {
                 let element = self.clock.as_mut().and_then(|clock| clock.set_partitions(&partitions, Instant::now()));
+                if element.is_some() {
+                    TaskEvent::progress(&self.metrics.progress);
+                }
                 self.emit(element).await?;
                 // Reading goes on at once.
                 return Ok(Some(usize::MAX));
@@ -206,7 +210,7 @@ impl SourceTask {
                 }
             }
         }
-        RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| RunError::fatal(component, error).into())
+        RecordBatch::try_new(self.received.clone(), columns).map_err(|error| RunError::fatal(component, error).into())
     }
 
     /// Partition, position and the chosen metadata of one message, as JSON.
@@ -255,7 +259,6 @@ impl SourceTask {
 
     async fn emit(&mut self, element: Option<Element>) -> Result<(), Interrupt> {
         if let Some(element) = element {
-            TaskEvent::progress(&self.metrics.progress);
             self.chain.feed(0, element).await?;
             self.measure_watermark();
         }

@@ -13,6 +13,7 @@ mod text;
 
 use crate::engine::assembly;
 use crate::engine::clock::TimeKind;
+use crate::engine::processing_time::PERIOD;
 use crate::engine::times;
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::plan::{Plan, Port, SourcePlan, key_of};
@@ -214,11 +215,15 @@ fn source_of(plan: &SourcePlan) -> Source {
     let declared = plan.decode.declared.fields().len();
     let event_time = plan.event_time.as_ref().map(|event_time| {
         let column = plan.schema.field(event_time.column).name().clone();
-        let TimeKind::OfRows(disorder) = &event_time.kind;
-        EventTime {
-            column,
-            watermark: millstream_connectors::units::Duration(disorder.delay).to_string(),
-            idle_after: millstream_connectors::units::Duration(disorder.idle_after).to_string(),
+        let shown = |length| millstream_connectors::units::Duration(length).to_string();
+        match &event_time.kind {
+            TimeKind::OfRows(disorder) => EventTime {
+                column,
+                processing: false,
+                watermark: shown(disorder.delay),
+                idle_after: Some(shown(disorder.idle_after)),
+            },
+            TimeKind::Processing => EventTime { column, processing: true, watermark: shown(PERIOD), idle_after: None },
         }
     });
     Source {

@@ -17,7 +17,8 @@ use millstream_connectors::{BuiltSource, ConnectorError, SourceContext, Table};
 use super::{Builder, connector_problem, unknown_name};
 use crate::engine::clock::{Disorder, EventTimePlan, TimeKind};
 use crate::plan::graph::{Graph, Node, NodeKind};
-use crate::spec::model::{ColumnSpec, ConnectorSpec, EpochUnit, SourceSpec};
+use crate::spec::event_time::PROCESSING_TIME;
+use crate::spec::model::{ColumnSpec, ColumnTimeSpec, ConnectorSpec, EpochUnit, EventTimeSpec, SourceSpec};
 use crate::spec::problem::{Part, Problem, nearest};
 use crate::sql::EVENT_TIME;
 use crate::sql::expression::SqlExpressions;
@@ -36,7 +37,8 @@ pub(crate) struct SourcePlan {
     pub(crate) context: SourceContext,
     pub(crate) format: FormatConfig,
     pub(crate) decode: DecodeOptions,
-    /// The columns with the metadata columns, and last the message where `keeps_message` is set.
+    /// The columns with the metadata columns, that of the clock where event time is `processing`, and last the message where
+    /// `keeps_message` is set.
     pub(crate) schema: SchemaRef,
     /// Not all columns are decoded, and rows bring their messages with them (see `projection.rs`).
     pub(crate) keeps_message: bool,
@@ -53,6 +55,17 @@ impl SourcePlan {
     /// The connector, not yet connected.
     pub(crate) fn build(&self) -> Result<BuiltSource, ConnectorError> {
         self.config.build(&self.context)
+    }
+
+    /// The columns of its rows before they have the time at which they came.
+    pub(crate) fn received(&self) -> SchemaRef {
+        match &self.event_time {
+            Some(EventTimePlan { column, kind: TimeKind::Processing }) => {
+                let fields = self.schema.fields().iter().enumerate().filter(|(index, _)| index != column);
+                Arc::new(Schema::new(fields.map(|(_, field)| field.clone()).collect::<Vec<_>>()))
+            }
+            Some(EventTimePlan { kind: TimeKind::OfRows(_), .. }) | None => self.schema.clone(),
+        }
     }
 
     /// The decoder, for a source that delivers bytes.
@@ -124,8 +137,7 @@ impl Builder<'_> {
             let rows: TableRows = Arc::new(ArcSwap::from_pointee(RecordBatch::new_empty(columns.schema)));
             return self.register_table(name, rows, problems);
         }
-        let event_time = event_time(name, spec, &columns.schema, false, problems);
-        let schema = marked(columns.schema.clone(), event_time.as_ref());
+        let (schema, _) = event_time(name, spec, columns.schema, false, problems);
         self.register(name, graph, schema, NodeKind::Source(usize::MAX), problems);
     }
 
@@ -148,11 +160,10 @@ impl Builder<'_> {
         let metadata = metadata(name, spec, config, &connector, problems);
         let metadata_wrong = problems.len() > columns_only;
         let schema = with_metadata(name, &columns.schema, &metadata, problems);
-        let event_time = match unknown {
-            true => None,
-            false => event_time(name, spec, &schema, config.bounded(), problems),
+        let (schema, event_time) = match unknown {
+            true => (schema, None),
+            false => event_time(name, spec, schema, config.bounded(), problems),
         };
-        let schema = marked(schema, event_time.as_ref());
         let limits = &self.spec.limits;
         let context = SourceContext {
             pipeline: self.name.to_owned(),
@@ -386,14 +397,29 @@ fn metadata(
     chosen
 }
 
+/// The event time that `spec` asks for, and the columns with it: marked where the rows have it, added where it is the clock.
 fn event_time(
     source: &str,
     spec: &SourceSpec,
+    columns: SchemaRef,
+    bounded: bool,
+    problems: &mut Vec<Problem>,
+) -> (SchemaRef, Option<EventTimePlan>) {
+    let event_time = match &spec.event_time {
+        None => None,
+        Some(EventTimeSpec::Column(of_rows)) => time_of_rows(source, of_rows, &columns, bounded, problems),
+        Some(clock) => return with_clock(source, clock, columns, problems),
+    };
+    (marked(columns, event_time.as_ref()), event_time)
+}
+
+fn time_of_rows(
+    source: &str,
+    event_time: &ColumnTimeSpec,
     schema: &SchemaRef,
     bounded: bool,
     problems: &mut Vec<Problem>,
 ) -> Option<EventTimePlan> {
-    let event_time = spec.event_time.as_ref()?;
     let path = ["sources", source, "event_time", "column"];
     let Some((index, field)) = schema.column_with_name(&event_time.column) else {
         let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -419,6 +445,28 @@ fn event_time(
         max_ahead: (!bounded).then_some(event_time.max_ahead.0),
     };
     Some(EventTimePlan { column: index, kind: TimeKind::OfRows(disorder) })
+}
+
+/// The columns with that of the clock.
+fn with_clock(
+    source: &str,
+    clock: &EventTimeSpec,
+    columns: SchemaRef,
+    problems: &mut Vec<Problem>,
+) -> (SchemaRef, Option<EventTimePlan>) {
+    let name = clock.processing().unwrap_or(PROCESSING_TIME);
+    if columns.column_with_name(name).is_some() {
+        let mut path = vec!["sources", source, "event_time"];
+        path.extend(matches!(clock, EventTimeSpec::Named(_)).then_some("processing"));
+        let message = format!("the column of the clock would be `{name}`, and there is already a column of that name");
+        let hint = "give it another one: event_time: {processing: received_at}";
+        problems.push(Problem::new(path, message).hint(hint));
+        return (columns, None);
+    }
+    let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
+    fields.push(Field::new(name, DataType::Timestamp(TimeUnit::Nanosecond, None), false));
+    let event_time = EventTimePlan { column: fields.len() - 1, kind: TimeKind::Processing };
+    (marked(Arc::new(Schema::new(fields)), Some(&event_time)), Some(event_time))
 }
 
 /// The columns with those of the metadata.
