@@ -16,7 +16,7 @@ pub enum EventTimeSpec {
     Clock(ClockWord),
     /// A column that says when a row happened.
     Column(ColumnTimeSpec),
-    /// The clock at which the source hands the rows on, in a column of this name.
+    /// The clock at which the source hands the rows on, in a column of this name, and nothing more to say.
     Named(ProcessingTimeSpec),
 }
 
