@@ -92,6 +92,22 @@ async fn an_idle_pipeline_writes_no_snapshots_though_its_watermark_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_clock_alone_brings_out_is_followed_by_a_snapshot() {
+    let mut sandbox = Sandbox::new();
+    let sql = "SELECT window_end, count(*) AS n FROM SESSION(clicks, processing_time, INTERVAL '3 seconds') \
+               GROUP BY window_start, window_end";
+    sandbox.pipeline("web", &(posted("processing", "", sql) + "checkpoint: {interval: 50ms}\n"));
+    sandbox.start().await;
+    sandbox.running("web").await;
+    assert_eq!(sandbox.post("/clicks", r#"{"n": 1}"#).await.0, 200);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = sandbox.status("web").await["epochs"].as_u64();
+    assert!(sandbox.lines("out.jsonl").is_empty(), "the session is open");
+    lines(&mut sandbox, 1).await;
+    sandbox.status_until("web", "an epoch more", |status| status["epochs"].as_u64() > before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_in_an_open_window_at_a_stop_are_in_it_after_the_restart() {
     let mut sandbox = Sandbox::new();
     // A window that begins with the rows, so that no boundary falls between them and the stop.
