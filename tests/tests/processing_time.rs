@@ -3,8 +3,12 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arrow::compute::kernels::cast_utils::string_to_timestamp_nanos;
+use millstream_tests::load::KafkaLoad;
 use millstream_tests::sandbox::Sandbox;
+use millstream_tests::services::kafka;
 use serde_json::Value;
+
+use crate::accounts::counting;
 
 /// Rows that are posted, counted by what `sql` says.
 fn posted(event_time: &str, columns: &str, sql: &str) -> String {
@@ -170,4 +174,36 @@ async fn open_windows_of_the_clock_are_not_handed_to_the_time_of_rows_nor_back()
     }
     assert_eq!(sandbox.post("/clicks", r#"{"n": 2}"#).await.0, 200);
     sandbox.status_until("web", "it goes on", |status| status["rows_in"]["clicks"].as_u64() >= Some(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_kafka_is_in_one_window_of_the_clock_over_stops_and_none_is_late() {
+    let kafka = kafka().await;
+    kafka.create_topic("clock", 3).await;
+    let mut sandbox = Sandbox::new();
+    let by_clock = counting(&kafka.brokers, "clock", "1 second")
+        .replace("{column: ts, watermark: 20s, idle_after: 5m}", "processing")
+        .replace("TUMBLE(events, ts,", "TUMBLE(events, processing_time,");
+    sandbox.pipeline("clock", &(by_clock + "limits: {parallelism: 2}\n"));
+    let load = KafkaLoad::start(&kafka.brokers, "clock", 1000, 5);
+    for _ in 0..2 {
+        sandbox.start().await;
+        sandbox.running("clock").await;
+        tokio::time::sleep(Duration::from_millis(2300)).await;
+        assert!(sandbox.terminate().success());
+    }
+    sandbox.start().await;
+    let sent = load.stop().await;
+    let file = sandbox.path("windows.jsonl");
+    let counted = || {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let rows = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["n"].as_u64().unwrap());
+        rows.sum::<u64>()
+    };
+    // No further row comes: the last window closes by the clock.
+    let all = async || if counted() >= sent { Ok(()) } else { Err(format!("{} of {sent}", counted())) };
+    sandbox.until("all rows are in windows", all).await;
+    assert_eq!(counted(), sent, "each in one");
+    assert!(sandbox.lines("data/clock/dead-letter.jsonl").is_empty());
 }
