@@ -3,6 +3,7 @@
 //! Building a plan spawns nothing and opens no connection; a plan that fails leaves nothing behind. All problems of all
 //! parts are reported together.
 
+mod event_time;
 mod functions;
 pub(crate) mod graph;
 pub(crate) mod projection;
