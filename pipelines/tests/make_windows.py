@@ -258,5 +258,15 @@ def month():
         {"quarter": stamp(start), "n": len(group)} for (start, _), group in grouped(pairs, lambda row: ()).items()])
 
 
-for make in (hop, hop_gaps, cumulate, session, date_bin, flink_spelling, window_of_window, month):
+def processing_time():
+    """All rows come at about the same time, so that each key has one session."""
+    rows = [{"k": row["k"], "v": row["v"]} for row in made(9, 40, 1.0, 0, 1)]
+    write("processing-time/input.jsonl", rows)
+    keys = sorted({row["k"] for row in rows})
+    of = {k: [row["v"] for row in rows if row["k"] == k] for k in keys}
+    write("processing-time/expected.jsonl", [{"k": k, "clicks": len(of[k]), "total": sum(of[k])} for k in keys])
+    write("processing-time/expected-plausible.jsonl", [row | {"after_2025": True} for row in rows])
+
+
+for make in (hop, hop_gaps, cumulate, session, date_bin, flink_spelling, window_of_window, month, processing_time):
     make()

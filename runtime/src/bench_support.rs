@@ -16,9 +16,10 @@ use crate::bench_support::whole::narrowed;
 use crate::engine::assembly::operator;
 use crate::engine::chain::{Chain, LateRoute, Link, Target};
 use crate::engine::channel::{Bounds, Receiver, channel};
+use crate::engine::clock::{ClockState, Disorder, SourceClock as _};
 use crate::engine::dead_letter::DeadLetters;
 use crate::engine::element::{Element, Watermark};
-use crate::engine::event_time::{ClockState, EventClock, EventTimePlan};
+use crate::engine::event_time::EventClock;
 use crate::engine::exchange::Exchange;
 use crate::functions::Engine;
 use crate::metrics::Metrics;
@@ -139,8 +140,8 @@ pub struct Clock(EventClock);
 impl Clock {
     /// Rows may come so late after newer ones; the time is the column with the index `column`.
     pub fn new(column: usize, delay: Duration) -> Self {
-        let plan = EventTimePlan { column, delay, idle_after: Duration::from_secs(30), max_ahead: None };
-        Self(EventClock::new(plan, &ClockState::default(), Instant::now()))
+        let plan = Disorder { delay, idle_after: Duration::from_secs(30), max_ahead: None };
+        Self(EventClock::new(column, plan, &ClockState::default(), Instant::now()))
     }
 
     /// Takes a batch; the number of batches and watermarks that it becomes.

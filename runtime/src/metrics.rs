@@ -224,6 +224,7 @@ pub(crate) struct OperatorMetrics {
     pub(crate) late: Counter,
     pub(crate) state_rows: IntGauge,
     pub(crate) state_bytes: IntGauge,
+    pub(crate) progress: Arc<AtomicBool>,
 }
 
 /// The handles of a table.
@@ -278,6 +279,7 @@ impl PipelineMetrics {
             late: self.all.late.with_label_values(&labels),
             state_rows: self.all.state_rows.with_label_values(&labels),
             state_bytes: self.all.state_bytes.with_label_values(&labels),
+            progress: self.progress.clone(),
         }
     }
 

@@ -20,6 +20,7 @@ mod kafka_pipeline;
 mod machine_temperature;
 mod nexmark;
 mod postgres;
+mod processing_time;
 mod reload;
 mod shutdown;
 mod whole_sql;

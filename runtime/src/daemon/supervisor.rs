@@ -260,8 +260,8 @@ impl Actor {
         match lost.first() {
             None => Ok(()),
             Some(step) if plan.spec.steps.contains_key(step) => Err(format!(
-                "the step `{step}` keeps state (open windows) that does not fit its new SQL. To throw that state away, \
-                 raise its `revision:`; to keep it, undo the change"
+                "the step `{step}` keeps state (open windows) that does not fit its new SQL, or the new event_time of what \
+                 it reads. To throw that state away, raise its `revision:`; to keep it, undo the change"
             )),
             Some(step) => Err(format!(
                 "the step `{step}` is gone, and with it its state (open windows). To throw that away, start millstream \

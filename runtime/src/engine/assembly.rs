@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::engine::chain::{Chain, LateRoute, Link, Target};
 use crate::engine::channel::{Bounds, Gauge, channel};
+use crate::engine::clock::{ClockState, EventTimePlan, SourceClock, TimeKind};
 use crate::engine::connect::Connectors;
 use crate::engine::coordinator::TaskEvent;
 use crate::engine::dead_letter::DeadLetters;
@@ -20,6 +21,7 @@ use crate::engine::gate::{Gate, Input};
 use crate::engine::ingestor::Ingestors;
 use crate::engine::operator::{Operator, Site};
 use crate::engine::operators::stateless::Stateless;
+use crate::engine::processing_time::ProcessingClock;
 use crate::engine::sink_task::{SinkControl, SinkTask};
 use crate::engine::snapshot::Snapshot;
 use crate::engine::source_task::{SourceControl, SourceState, SourceTask};
@@ -157,8 +159,8 @@ impl<'a> Assembly<'a> {
                 match self.stages[stage].source {
                     Some(source) => {
                         let (control, controls) = mpsc::channel(CONTROL_WAITING_MAX);
-                        let source = &self.plan.sources[source];
-                        tasks.source_controls.insert(source.name.clone(), control);
+                        let name = self.plan.sources[source].name.clone();
+                        tasks.source_controls.insert(name, control);
                         tasks.sources.push(self.source(task, source, chain, controls, ingestors)?);
                     }
                     None => {
@@ -202,7 +204,7 @@ impl<'a> Assembly<'a> {
             let node = &graph.nodes[id];
             waiting.extend(&node.inputs);
             if let NodeKind::Source(source) = node.kind {
-                goes_on &= self.restored(&self.plan.sources[source]).is_some();
+                goes_on &= self.restored_clock(&self.plan.sources[source]).is_some();
             }
         }
         let name = graph.nodes[first].name.clone();
@@ -215,14 +217,22 @@ impl<'a> Assembly<'a> {
         self.snapshot.sources.get(&plan.name).filter(|state| state.connector == plan.connector)
     }
 
+    /// How far the snapshot's time of a source is. That of the clock means nothing to rows with times, nor theirs to it.
+    fn restored_clock(&self, plan: &SourcePlan) -> Option<&ClockState> {
+        let clock = &self.restored(plan)?.clock;
+        let processing = plan.event_time.as_ref().is_some_and(EventTimePlan::is_processing);
+        (clock.processing == processing).then_some(clock)
+    }
+
     fn source(
         &self,
         task: usize,
-        plan: &SourcePlan,
+        number: usize,
         chain: Chain,
         control: mpsc::Receiver<SourceControl>,
         ingestors: &Ingestors,
     ) -> Result<SourceTask, RunError> {
+        let plan = &self.plan.sources[number];
         let failed = |error: ConnectorError| RunError::connector(format!("source {}", plan.name), &error);
         let source: Box<dyn Source> = match ingestors.get(&plan.name) {
             Some(ingestor) => ingestor.log.reader(ReaderOptions {
@@ -239,19 +249,17 @@ impl<'a> Assembly<'a> {
             .restored(plan)
             .cloned()
             .unwrap_or_else(|| SourceState { connector: plan.connector.clone(), ..SourceState::default() });
-        let clock = plan
-            .event_time
-            .as_ref()
-            .map(|event_time| EventClock::new(event_time.clone(), &state.clock, tokio::time::Instant::now()));
+        let clock = clock(plan, self.restored_clock(plan), self.plan.graph.waits_for_time(number));
         Ok(SourceTask {
             task,
             name: plan.name.clone(),
             source,
             decoder: plan.decoder().map_err(failed)?,
-            schema: plan.schema.clone(),
+            received: plan.received(),
             keeps_message: plan.keeps_message,
             metadata: plan.metadata.iter().map(|(column, _)| column.clone()).collect(),
             clock,
+            wall: self.connectors.wall_clock(),
             linger: plan.linger,
             small_batch: plan.context.batch_rows_max.div_ceil(SMALL_BATCH_SHARE),
             state,
@@ -391,6 +399,19 @@ impl<'a> Assembly<'a> {
         }
         Ok(())
     }
+}
+
+/// The clock of a source with an event time, which goes on from `state`; `waits` where something waits for time to pass.
+fn clock(plan: &SourcePlan, state: Option<&ClockState>, waits: bool) -> Option<Box<dyn SourceClock>> {
+    let EventTimePlan { column, kind } = plan.event_time.as_ref()?;
+    let state = state.cloned().unwrap_or_default();
+    let now = tokio::time::Instant::now();
+    Some(match kind {
+        TimeKind::OfRows(disorder) => Box::new(EventClock::new(*column, disorder.clone(), &state, now)),
+        TimeKind::Processing => {
+            Box::new(ProcessingClock::new(&plan.name, (*column, plan.schema.clone()), &state, waits, now))
+        }
+    })
 }
 
 /// The operator of `node`, without state.

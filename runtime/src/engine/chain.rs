@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use arrow::array::RecordBatch;
 use tokio::time::Instant;
 
+use crate::engine::coordinator::TaskEvent;
 use crate::engine::dead_letter::{DeadLetters, Letter};
 use crate::engine::element::{END_OF_TIME, Element, Watermark};
 use crate::engine::error::Interrupt;
@@ -156,6 +157,10 @@ impl Chain {
         queue: &mut VecDeque<(Target, usize, Element)>,
     ) -> Result<(), Interrupt> {
         let link = &mut self.links[index];
+        // What time alone brought about is to be flushed too, though no row came.
+        if !out.is_empty() {
+            TaskEvent::progress(&link.metrics.progress);
+        }
         for batch in out.batches {
             link.metrics.rows_out.inc_by(batch.num_rows() as u64);
             enqueue(queue, &link.targets, 0, Element::Batch(batch));

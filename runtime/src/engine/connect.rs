@@ -1,7 +1,8 @@
-//! Where a run gets its connectors from. The tests of the engine put doubles in their place.
+//! Where a run gets its connectors and the time from. The tests of the engine put doubles in their place.
 
 use millstream_connectors::{BuiltSource, ConnectorError, Sink};
 
+use crate::engine::clock::{self, WallClock};
 use crate::plan::{DeadLetterPlan, SinkPlan, SourcePlan};
 
 /// Builds what a plan names.
@@ -12,6 +13,10 @@ pub(crate) trait Connectors: Sync {
     fn sink(&self, plan: &SinkPlan) -> Result<Box<dyn Sink>, ConnectorError>;
     /// The dead letter's sink, not yet connected.
     fn dead_letter(&self, plan: &DeadLetterPlan) -> Result<Box<dyn Sink>, ConnectorError>;
+    /// The clock on the wall.
+    fn wall_clock(&self) -> WallClock {
+        clock::wall_clock()
+    }
 }
 
 /// The connectors that the plan itself names.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
@@ -16,7 +16,7 @@ use crate::engine::error::{Closed, RunError};
 use crate::engine::sink_task::SinkControl;
 use crate::engine::snapshot::{Snapshot, SnapshotStore};
 use crate::engine::source_task::{SourceControl, SourceState};
-use crate::metrics::{PipelineMetrics, SourceMetrics};
+use crate::metrics::PipelineMetrics;
 
 /// What a task hands over at a barrier or at its end.
 #[derive(Debug, Default)]
@@ -47,8 +47,11 @@ impl TaskEvent {
     }
 
     /// Something has happened since the last epoch, so the next one is worth its writes.
-    pub(crate) fn progress(metrics: &SourceMetrics) {
-        metrics.progress.store(true, Ordering::Relaxed);
+    pub(crate) fn progress(flag: &AtomicBool) {
+        // All shards of a pipeline share the flag: who only reads it does not take it from the others.
+        if !flag.load(Ordering::Relaxed) {
+            flag.store(true, Ordering::Relaxed);
+        }
     }
 }
 

@@ -14,34 +14,12 @@ use arrow::buffer::ScalarBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use crate::engine::clock::{ClockState, Disorder, SourceClock, Timed};
 use crate::engine::element::{Element, Watermark};
 use crate::engine::times;
 use crate::sql::windows::unit_ns;
-
-/// The event time of a source, as planned.
-#[derive(Debug, Clone)]
-pub(crate) struct EventTimePlan {
-    /// The index of the column.
-    pub(crate) column: usize,
-    /// The allowed disorder.
-    pub(crate) delay: Duration,
-    /// After so long without a row a partition is idle.
-    pub(crate) idle_after: Duration,
-    /// How far ahead of the wall clock a row may be; `None` for bounded sources.
-    pub(crate) max_ahead: Option<Duration>,
-}
-
-/// What the snapshot keeps: the largest event time of each partition, and the watermark.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ClockState {
-    /// By partition, in nanoseconds.
-    pub(crate) newest: BTreeMap<String, i64>,
-    /// The watermark that the source has reached.
-    pub(crate) watermark: Option<i64>,
-}
 
 struct Partition {
     newest: Option<i64>,
@@ -51,20 +29,13 @@ struct Partition {
 
 /// Follows the event time of a source.
 pub(crate) struct EventClock {
-    plan: EventTimePlan,
+    /// The index of the time column.
+    column: usize,
+    plan: Disorder,
     delay_ns: i64,
     partitions: BTreeMap<Arc<str>, Partition>,
     watermark: Option<i64>,
     idle: bool,
-}
-
-/// What became of a batch.
-#[derive(Debug, Default)]
-pub(crate) struct Timed {
-    /// Rows and watermarks, in order.
-    pub(crate) elements: Vec<Element>,
-    /// Rows without a usable time, one by one, with the reason.
-    pub(crate) refused: Vec<(RecordBatch, String)>,
 }
 
 /// The times of a batch's rows. All of them can be had in nanoseconds.
@@ -79,64 +50,12 @@ struct Times {
 
 impl EventClock {
     /// A clock that goes on from `state`.
-    pub(crate) fn new(plan: EventTimePlan, state: &ClockState, now: Instant) -> Self {
+    pub(crate) fn new(column: usize, plan: Disorder, state: &ClockState, now: Instant) -> Self {
         let delay_ns = i64::try_from(plan.delay.as_nanos()).unwrap_or(i64::MAX);
         let partitions = state.newest.iter().map(|(name, newest)| {
             (Arc::from(name.as_str()), Partition { newest: Some(*newest), last_row: now, idle: false })
         });
-        Self { plan, delay_ns, partitions: partitions.collect(), watermark: state.watermark, idle: false }
-    }
-
-    /// What the snapshot keeps.
-    pub(crate) fn state(&self) -> ClockState {
-        let newest = self.partitions.iter().filter_map(|(name, p)| Some((name.to_string(), p.newest?)));
-        ClockState { newest: newest.collect(), watermark: self.watermark }
-    }
-
-    /// The watermark, for metrics.
-    pub(crate) fn watermark(&self) -> Option<i64> {
-        self.watermark
-    }
-
-    /// The source now reads exactly these partitions.
-    pub(crate) fn set_partitions(&mut self, names: &[Arc<str>], now: Instant) -> Option<Element> {
-        self.partitions.retain(|name, _| names.contains(name));
-        for name in names {
-            // The time before they were handed out (a consumer group may wait long for a dead member) was not idle.
-            let partition = self.partitions.entry(name.clone());
-            let partition = partition.or_insert(Partition { newest: None, last_row: now, idle: false });
-            partition.last_row = now;
-            partition.idle = false;
-        }
-        self.advance()
-    }
-
-    /// Takes a batch of one partition.
-    pub(crate) fn batch(
-        &mut self,
-        partition: &Arc<str>,
-        batch: RecordBatch,
-        now: Instant,
-        wall_ns: i64,
-    ) -> Result<Timed, ArrowError> {
-        let mut timed = Timed::default();
-        let (batch, times) = match self.all_usable(&batch, wall_ns)? {
-            Some(times) => (batch, times),
-            None => match self.usable(batch, wall_ns, &mut timed)? {
-                Some(usable) => usable,
-                None => return Ok(timed),
-            },
-        };
-        let others = self.minimum_of_others(partition);
-        let own =
-            self.partitions.entry(partition.clone()).or_insert(Partition { newest: None, last_row: now, idle: false });
-        own.last_row = now;
-        own.idle = false;
-        let before = own.newest;
-        own.newest = before.max(Some(times.newest));
-        self.cut(batch, &times, before, others, &mut timed.elements);
-        timed.elements.extend(self.advance());
-        Ok(timed)
+        Self { column, plan, delay_ns, partitions: partitions.collect(), watermark: state.watermark, idle: false }
     }
 
     /// Adds `batch` to `elements`, cut just before every row that is below the watermark that the rows before it have
@@ -175,27 +94,6 @@ impl EventClock {
         elements.push(Element::Batch(if start == 0 { batch } else { batch.slice(start, batch.num_rows() - start) }));
     }
 
-    /// For so long nothing was read, because what comes after the source was busy: rows may have been waiting, so that
-    /// this time makes no partition idle.
-    pub(crate) fn not_reading(&mut self, busy: Duration, now: Instant) {
-        for partition in self.partitions.values_mut() {
-            partition.last_row = partition.last_row.checked_add(busy).map_or(now, |shifted| shifted.min(now));
-        }
-    }
-
-    /// Marks partitions idle whose time has come.
-    pub(crate) fn tick(&mut self, now: Instant) -> Option<Element> {
-        for partition in self.partitions.values_mut() {
-            partition.idle |= now.duration_since(partition.last_row) >= self.plan.idle_after;
-        }
-        self.advance()
-    }
-
-    /// When [`EventClock::tick`] has something to do next.
-    pub(crate) fn next_tick(&self) -> Option<Instant> {
-        self.partitions.values().filter(|p| !p.idle).filter_map(|p| p.last_row.checked_add(self.plan.idle_after)).min()
-    }
-
     /// The watermark as the partitions have it now, if that is news.
     fn advance(&mut self) -> Option<Element> {
         let active = || self.partitions.values().filter(|partition| !partition.idle);
@@ -227,7 +125,7 @@ impl EventClock {
 
     /// The times of `batch`, where every row has a usable one.
     fn all_usable(&self, batch: &RecordBatch, wall_ns: i64) -> Result<Option<Times>, ArrowError> {
-        let column = batch.column(self.plan.column);
+        let column = batch.column(self.column);
         let (values, factor) = raw(column)?;
         if column.null_count() > 0 {
             return Ok(None);
@@ -249,7 +147,7 @@ impl EventClock {
         wall_ns: i64,
         timed: &mut Timed,
     ) -> Result<Option<(RecordBatch, Times)>, ArrowError> {
-        let column = batch.column(self.plan.column);
+        let column = batch.column(self.column);
         let (values, factor) = raw(column)?;
         let limit = self.limit(wall_ns);
         let mut times = Vec::with_capacity(batch.num_rows());
@@ -276,6 +174,75 @@ impl EventClock {
     }
 }
 
+impl SourceClock for EventClock {
+    fn batch(
+        &mut self,
+        partition: &Arc<str>,
+        batch: RecordBatch,
+        now: Instant,
+        wall_ns: i64,
+    ) -> Result<Timed, ArrowError> {
+        let mut timed = Timed::default();
+        let (batch, times) = match self.all_usable(&batch, wall_ns)? {
+            Some(times) => (batch, times),
+            None => match self.usable(batch, wall_ns, &mut timed)? {
+                Some(usable) => usable,
+                None => return Ok(timed),
+            },
+        };
+        let others = self.minimum_of_others(partition);
+        let own =
+            self.partitions.entry(partition.clone()).or_insert(Partition { newest: None, last_row: now, idle: false });
+        own.last_row = now;
+        own.idle = false;
+        let before = own.newest;
+        own.newest = before.max(Some(times.newest));
+        self.cut(batch, &times, before, others, &mut timed.elements);
+        timed.elements.extend(self.advance());
+        Ok(timed)
+    }
+
+    fn set_partitions(&mut self, names: &[Arc<str>], now: Instant) -> Option<Element> {
+        self.partitions.retain(|name, _| names.contains(name));
+        for name in names {
+            // The time before they were handed out (a consumer group may wait long for a dead member) was not idle.
+            let partition = self.partitions.entry(name.clone());
+            let partition = partition.or_insert(Partition { newest: None, last_row: now, idle: false });
+            partition.last_row = now;
+            partition.idle = false;
+        }
+        self.advance()
+    }
+
+    // Rows may have been waiting, so that this time makes no partition idle.
+    fn not_reading(&mut self, busy: Duration, now: Instant) {
+        for partition in self.partitions.values_mut() {
+            partition.last_row = partition.last_row.checked_add(busy).map_or(now, |shifted| shifted.min(now));
+        }
+    }
+
+    fn next_tick(&self) -> Option<Instant> {
+        self.partitions.values().filter(|p| !p.idle).filter_map(|p| p.last_row.checked_add(self.plan.idle_after)).min()
+    }
+
+    // Marks partitions idle whose time has come.
+    fn tick(&mut self, now: Instant, _: i64) -> Option<Element> {
+        for partition in self.partitions.values_mut() {
+            partition.idle |= now.duration_since(partition.last_row) >= self.plan.idle_after;
+        }
+        self.advance()
+    }
+
+    fn watermark(&self) -> Option<i64> {
+        self.watermark
+    }
+
+    fn state(&self) -> ClockState {
+        let newest = self.partitions.iter().filter_map(|(name, p)| Some((name.to_string(), p.newest?)));
+        ClockState { processing: false, newest: newest.collect(), watermark: self.watermark }
+    }
+}
+
 /// The values of a time column, and how many nanoseconds their unit has.
 fn raw(column: &dyn Array) -> Result<(&ScalarBuffer<i64>, i64), ArrowError> {
     match column.data_type() {
@@ -293,9 +260,8 @@ mod tests {
 
     const MS: i64 = 1_000_000;
 
-    fn plan() -> EventTimePlan {
-        EventTimePlan {
-            column: 0,
+    fn plan() -> Disorder {
+        Disorder {
             delay: Duration::from_millis(10),
             idle_after: Duration::from_secs(30),
             max_ahead: Some(Duration::from_secs(3600)),
@@ -309,7 +275,7 @@ mod tests {
     }
 
     fn clock() -> EventClock {
-        EventClock::new(plan(), &ClockState::default(), Instant::now())
+        EventClock::new(0, plan(), &ClockState::default(), Instant::now())
     }
 
     /// Batches as `rows`, watermarks as `@ms`.
@@ -351,9 +317,9 @@ mod tests {
         assert_eq!(feed(&mut clock, "b", &[500]), "1 @490");
         let later = now + Duration::from_secs(20);
         clock.batch(&"a".into(), batch(&[Some(2000)]), later, i64::MAX / 2).unwrap();
-        let tick = clock.tick(now + Duration::from_secs(31)).unwrap();
+        let tick = clock.tick(now + Duration::from_secs(31), 0).unwrap();
         assert_eq!(show(&[tick]), "@1990");
-        let tick = clock.tick(now + Duration::from_secs(51)).unwrap();
+        let tick = clock.tick(now + Duration::from_secs(51), 0).unwrap();
         assert_eq!(show(&[tick]), "idle");
         // A row wakes the source; the watermark does not go back.
         assert_eq!(feed(&mut clock, "b", &[600]), "1 @1990");
@@ -374,7 +340,7 @@ mod tests {
     async fn a_restored_clock_goes_on_where_it_was() {
         let mut first = clock();
         feed(&mut first, "a", &[1000]);
-        let mut second = EventClock::new(plan(), &first.state(), Instant::now());
+        let mut second = EventClock::new(0, plan(), &first.state(), Instant::now());
         assert_eq!(second.watermark(), Some(990 * MS));
         assert_eq!(feed(&mut second, "a", &[995]), "1");
     }
@@ -383,17 +349,17 @@ mod tests {
     fn time_in_which_nothing_is_read_makes_no_partition_idle() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let plan =
-            EventTimePlan { column: 0, delay: Duration::ZERO, idle_after: Duration::from_secs(30), max_ahead: None };
-        let state = ClockState { newest: [("a".to_owned(), 5), ("b".to_owned(), 5)].into(), watermark: Some(5) };
-        let mut clock = EventClock::new(plan, &state, start);
+        let plan = Disorder { delay: Duration::ZERO, idle_after: Duration::from_secs(30), max_ahead: None };
+        let newest = [("a".to_owned(), 5), ("b".to_owned(), 5)].into();
+        let state = ClockState { processing: false, newest, watermark: Some(5) };
+        let mut clock = EventClock::new(0, plan, &state, start);
         // The group handed the partitions out only after a minute.
         let names: Vec<Arc<str>> = vec!["a".into(), "b".into()];
         clock.set_partitions(&names, at(60));
-        assert!(clock.tick(at(61)).is_none());
+        assert!(clock.tick(at(61), 0).is_none());
         // A sink stood still for another minute.
         clock.not_reading(Duration::from_secs(60), at(121));
-        assert!(clock.tick(at(122)).is_none());
-        assert_eq!(clock.tick(at(160)).map(|element| format!("{element:?}")), Some("Watermark(Idle)".to_owned()));
+        assert!(clock.tick(at(122), 0).is_none());
+        assert_eq!(clock.tick(at(160), 0).map(|element| format!("{element:?}")), Some("Watermark(Idle)".to_owned()));
     }
 }

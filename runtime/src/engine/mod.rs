@@ -9,6 +9,7 @@
 pub(crate) mod assembly;
 pub(crate) mod chain;
 pub(crate) mod channel;
+pub(crate) mod clock;
 pub(crate) mod connect;
 pub(crate) mod coordinator;
 pub(crate) mod dead_letter;
@@ -22,6 +23,7 @@ pub(crate) mod keyed;
 pub(crate) mod operator;
 pub(crate) mod operators;
 pub(crate) mod pipeline;
+pub(crate) mod processing_time;
 pub(crate) mod sink_task;
 pub(crate) mod snapshot;
 pub(crate) mod source_task;

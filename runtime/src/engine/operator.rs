@@ -161,3 +161,11 @@ pub(crate) struct Output {
     /// on which input was faster.
     pub(crate) input_watermark: Option<i64>,
 }
+
+impl Output {
+    /// True where no row was given out.
+    pub(crate) fn is_empty(&self) -> bool {
+        let none = |batches: &[RecordBatch]| batches.iter().all(|batch| batch.num_rows() == 0);
+        none(&self.batches) && none(&self.late) && self.letters.is_empty()
+    }
+}

@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::engine::chain::Chain;
+use crate::engine::clock::{ClockState, SourceClock, WallClock};
 use crate::engine::coordinator::{Part, TaskEvent};
 use crate::engine::dead_letter::Letter;
 use crate::engine::element::{Element, Epoch, Watermark};
 use crate::engine::error::{Interrupt, RunError};
-use crate::engine::event_time::{ClockState, EventClock};
 use crate::engine::sink_task::sleep_until;
 use crate::metrics::SourceMetrics;
 
@@ -55,13 +55,14 @@ pub(crate) struct SourceTask {
     pub(crate) source: Box<dyn Source>,
     /// `None` for a source that delivers rows.
     pub(crate) decoder: Option<Box<dyn Decoder>>,
-    /// The columns with the metadata columns, and last the message where `keeps_message` is set.
-    pub(crate) schema: SchemaRef,
+    /// The columns with the metadata columns, and last the message where `keeps_message` is set; not yet that of the clock.
+    pub(crate) received: SchemaRef,
     /// Rows bring their messages with them.
     pub(crate) keeps_message: bool,
     /// The names of the metadata columns.
     pub(crate) metadata: Vec<String>,
-    pub(crate) clock: Option<EventClock>,
+    pub(crate) clock: Option<Box<dyn SourceClock>>,
+    pub(crate) wall: WallClock,
     pub(crate) linger: Duration,
     /// Batches smaller than this are worth waiting for more.
     pub(crate) small_batch: usize,
@@ -78,13 +79,13 @@ impl SourceTask {
         let positions = self.state.positions.clone();
         self.source.open(&positions).await.map_err(|error| self.failed(&error))?;
         // Operators do not keep the watermark; without this a row of a closed window would open it again.
-        if let Some(reached) = self.clock.as_ref().and_then(EventClock::watermark) {
+        if let Some(reached) = self.watermark() {
             self.chain.feed(0, Element::Watermark(Watermark::At(reached))).await?;
         }
         // A batch that follows another closely waits a little for company; a lone one goes at once.
         let mut read_after: Option<Instant> = None;
         loop {
-            let tick = self.clock.as_ref().and_then(EventClock::next_tick);
+            let tick = self.clock.as_ref().and_then(|clock| clock.next_tick());
             let chain_tick = self.chain.next_tick();
             let reading = read_after.is_none();
             tokio::select! {
@@ -102,7 +103,8 @@ impl SourceTask {
                     None => return Err(Interrupt::Closed),
                 },
                 () = sleep_until(tick) => {
-                    let element = self.clock.as_mut().and_then(|clock| clock.tick(Instant::now()));
+                    // What it brings about is worth an epoch; that time has passed is not.
+                    let element = self.clock.as_mut().and_then(|clock| clock.tick(Instant::now(), (self.wall)()));
                     self.emit(element).await?;
                 }
                 () = sleep_until(chain_tick), if chain_tick.is_some() => self.chain.tick(Instant::now()).await?,
@@ -155,6 +157,9 @@ impl SourceTask {
             }
             SourceEvent::Partitions(partitions) => {
                 let element = self.clock.as_mut().and_then(|clock| clock.set_partitions(&partitions, Instant::now()));
+                if element.is_some() {
+                    TaskEvent::progress(&self.metrics.progress);
+                }
                 self.emit(element).await?;
                 // Reading goes on at once.
                 return Ok(Some(usize::MAX));
@@ -171,7 +176,7 @@ impl SourceTask {
         let result = self.rows(&partition, rows).await;
         // Only now: the position must not be ahead of the rows.
         self.state.positions.set(&partition, position);
-        TaskEvent::progress(&self.metrics);
+        TaskEvent::progress(&self.metrics.progress);
         result.map(|()| Some(count))
     }
 
@@ -205,7 +210,7 @@ impl SourceTask {
                 }
             }
         }
-        RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| RunError::fatal(component, error).into())
+        RecordBatch::try_new(self.received.clone(), columns).map_err(|error| RunError::fatal(component, error).into())
     }
 
     /// Partition, position and the chosen metadata of one message, as JSON.
@@ -228,8 +233,7 @@ impl SourceTask {
             }
             return Ok(());
         };
-        let wall = chrono::Utc::now().timestamp_nanos_opt().unwrap_or(i64::MAX);
-        let timed = clock.batch(partition, rows, Instant::now(), wall);
+        let timed = clock.batch(partition, rows, Instant::now(), (self.wall)());
         let timed = timed.map_err(|error| RunError::fatal(self.component(), error))?;
         for (row, reason) in timed.refused {
             self.metrics.time_errors.inc();
@@ -238,23 +242,32 @@ impl SourceTask {
         for element in timed.elements {
             self.chain.feed(0, element).await?;
         }
-        if let Some(watermark) = self.clock.as_ref().and_then(EventClock::watermark) {
+        self.measure_watermark();
+        Ok(())
+    }
+
+    /// How far event time has come.
+    fn watermark(&self) -> Option<i64> {
+        self.clock.as_ref().and_then(|clock| clock.watermark())
+    }
+
+    fn measure_watermark(&self) {
+        if let Some(watermark) = self.watermark() {
             self.metrics.watermark_seconds.set(watermark as f64 / 1e9);
         }
-        Ok(())
     }
 
     async fn emit(&mut self, element: Option<Element>) -> Result<(), Interrupt> {
         if let Some(element) = element {
-            TaskEvent::progress(&self.metrics);
             self.chain.feed(0, element).await?;
+            self.measure_watermark();
         }
         Ok(())
     }
 
     /// What the snapshot keeps of this source now.
     fn part(&mut self) -> Part {
-        self.state.clock = self.clock.as_ref().map(EventClock::state).unwrap_or_default();
+        self.state.clock = self.clock.as_ref().map(|clock| clock.state()).unwrap_or_default();
         Part {
             states: std::mem::take(&mut self.chain.states),
             source: Some((self.name.clone(), self.state.clone())),

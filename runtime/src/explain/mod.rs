@@ -12,6 +12,8 @@ mod tests;
 mod text;
 
 use crate::engine::assembly;
+use crate::engine::clock::TimeKind;
+use crate::engine::processing_time::PERIOD;
 use crate::engine::times;
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::plan::{Plan, Port, SourcePlan, key_of};
@@ -211,10 +213,18 @@ fn source_of(plan: &SourcePlan) -> Source {
     let names = |fields: &arrow::datatypes::Fields| fields.iter().map(|field| field.name().clone()).collect();
     let decoded: Vec<String> = names(plan.decode.columns.fields());
     let declared = plan.decode.declared.fields().len();
-    let event_time = plan.event_time.as_ref().map(|event_time| EventTime {
-        column: plan.schema.field(event_time.column).name().clone(),
-        watermark: millstream_connectors::units::Duration(event_time.delay).to_string(),
-        idle_after: millstream_connectors::units::Duration(event_time.idle_after).to_string(),
+    let event_time = plan.event_time.as_ref().map(|event_time| {
+        let column = plan.schema.field(event_time.column).name().clone();
+        let shown = |length| millstream_connectors::units::Duration(length).to_string();
+        match &event_time.kind {
+            TimeKind::OfRows(disorder) => EventTime {
+                column,
+                processing: false,
+                watermark: shown(disorder.delay),
+                idle_after: Some(shown(disorder.idle_after)),
+            },
+            TimeKind::Processing => EventTime { column, processing: true, watermark: shown(PERIOD), idle_after: None },
+        }
     });
     Source {
         connector: plan.connector.clone(),

@@ -111,9 +111,13 @@ pub(crate) struct Source {
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct EventTime {
     pub(crate) column: String,
-    /// How far the watermark is behind the newest row.
+    /// It is the clock at which the rows come.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) processing: bool,
+    /// How far the watermark is behind the newest row, or at most behind the clock.
     pub(crate) watermark: String,
-    pub(crate) idle_after: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) idle_after: Option<String>,
 }
 
 /// A table.

@@ -86,3 +86,23 @@ fn a_step_that_is_not_there_is_named_with_the_nearest() {
     let message = explained(LORRIES, Some("alarm")).unwrap_err();
     assert_eq!(message, "there is no step `alarm`; did you mean `alarms`?");
 }
+
+#[test]
+fn the_clock_as_time_is_told() {
+    let yaml = "
+limits: {parallelism: 2}
+sources:
+  s: {http: {}, columns: {a: int, b: text}, event_time: processing}
+steps:
+  q: {sql: \"SELECT window_end, count(*) AS n FROM TUMBLE(s, processing_time, INTERVAL '1 s') GROUP BY window_start, window_end\"}
+sinks:
+  out: {from: q, stdout: {}}
+";
+    let explanation = explained(yaml, None).unwrap();
+    insta::assert_snapshot!(text(&explanation));
+    let told = serde_json::to_value(&explanation).unwrap().to_string();
+    assert!(
+        told.contains(r#""event_time":{"column":"processing_time","processing":true,"watermark":"100ms"}"#),
+        "{told}"
+    );
+}

@@ -96,8 +96,15 @@ fn show_source(out: &mut String, source: &Source) {
         field(out, "metadata", &source.metadata.join(", "));
     }
     if let Some(time) = &source.event_time {
-        let idle = if source.bounded { String::new() } else { format!(", idle after {}", time.idle_after) };
-        field(out, "event time", &format!("{}, watermark {} behind the newest{idle}", time.column, time.watermark));
+        let idle = time.idle_after.as_ref().filter(|_| !source.bounded);
+        let idle = idle.map_or(String::new(), |idle| format!(", idle after {idle}"));
+        let told = match time.processing {
+            false => format!("{}, watermark {} behind the newest{idle}", time.column, time.watermark),
+            true => {
+                format!("{}, the clock at which rows come; watermark at most {} behind it", time.column, time.watermark)
+            }
+        };
+        field(out, "event time", &told);
     }
     if source.ingest_log {
         field(out, "ingest log", "messages are on disk before they are acknowledged");

@@ -81,6 +81,32 @@ impl Graph {
         self.nodes.len() - 1
     }
 
+    /// True where an operator reads of the stream source with the index `source`: it may wait for time to pass.
+    pub(crate) fn waits_for_time(&self, source: usize) -> bool {
+        let mut reads = vec![false; self.nodes.len()];
+        for (id, node) in self.nodes.iter().enumerate() {
+            reads[id] = matches!(node.kind, NodeKind::Source(number) if number == source)
+                || node.inputs.iter().any(|input| reads[*input]);
+        }
+        self.nodes.iter().zip(reads).any(|(node, reads)| reads && node.operator().is_some())
+    }
+
+    /// The indices of the stream sources that `node` reads, each once, in the order in which its inputs lead to them.
+    pub(crate) fn sources_of(&self, node: NodeId) -> Vec<usize> {
+        let (mut sources, mut seen, mut waiting) = (Vec::new(), vec![false; self.nodes.len()], vec![node]);
+        while let Some(id) = waiting.pop() {
+            if std::mem::replace(&mut seen[id], true) {
+                continue;
+            }
+            let node = &self.nodes[id];
+            match node.kind {
+                NodeKind::Source(source) => sources.push(source),
+                NodeKind::Region(_) | NodeKind::Operator(_) => waiting.extend(node.inputs.iter().rev()),
+            }
+        }
+        sources
+    }
+
     /// True where everything that `node` reads comes to an end by itself.
     pub(crate) fn ends(&self, node: NodeId) -> bool {
         let node = &self.nodes[node];

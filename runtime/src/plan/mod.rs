@@ -3,6 +3,7 @@
 //! Building a plan spawns nothing and opens no connection; a plan that fails leaves nothing behind. All problems of all
 //! parts are reported together.
 
+mod event_time;
 mod functions;
 pub(crate) mod graph;
 pub(crate) mod projection;
@@ -20,13 +21,14 @@ use std::time::Duration;
 use datafusion::prelude::SessionContext;
 use millstream_connectors::routes::Routes;
 
+use crate::engine::clock::EventTimePlan;
 use crate::functions::Engine;
 use crate::spec::draft::{Draft, Gaps};
 use crate::spec::model::{LateSpec, OnError, PipelineSpec};
 use crate::spec::problem::{Part, Problem, Severity, nearest};
 use crate::sql::session;
 use crate::sql::windows::planner::Streams;
-use graph::Graph;
+use graph::{Graph, NodeId};
 pub(crate) use sinks::{DeadLetterPlan, Port, SinkPlan};
 pub(crate) use sources::{SourcePlan, TablePlan, key_of};
 
@@ -109,12 +111,27 @@ impl Plan {
 
     /// By stateful node, what its state depends on: with the step's revision, which the user raises to start afresh.
     pub(crate) fn fingerprints(&self) -> BTreeMap<String, String> {
-        let stateful = self.graph.nodes.iter().filter_map(|node| {
+        let stateful = self.graph.nodes.iter().enumerate().filter_map(|(id, node)| {
             let revision =
                 node.step.as_ref().and_then(|step| self.spec.steps.get(step)).map_or(0, |step| step.revision);
-            Some((node.name.clone(), format!("{}/{revision}", node.fingerprint.as_ref()?)))
+            let fingerprint = node.fingerprint.as_ref()?;
+            Some((node.name.clone(), format!("{fingerprint}{}/{revision}", self.clocks(id))))
         });
         stateful.collect()
+    }
+
+    /// Which of the streams that a node reads go by the clock, for its fingerprint: what is open by the time of rows has not
+    /// the times of the clock. Empty where none does.
+    fn clocks(&self, node: NodeId) -> String {
+        let by_clock = |source: &usize| {
+            let time = self.sources.get(*source).and_then(|source| source.event_time.as_ref());
+            time.is_some_and(EventTimePlan::is_processing)
+        };
+        let sources = self.graph.sources_of(node);
+        match sources.iter().any(by_clock) {
+            false => String::new(),
+            true => sources.iter().map(|source| if by_clock(source) { "+clock" } else { "+rows" }).collect(),
+        }
     }
 }
 

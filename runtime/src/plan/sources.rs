@@ -14,17 +14,16 @@ use millstream_connectors::ingest::IngestConfig;
 use millstream_connectors::source::MetadataField;
 use millstream_connectors::{BuiltSource, ConnectorError, SourceContext, Table};
 
+use super::event_time::event_time;
 use super::{Builder, connector_problem, unknown_name};
-use crate::engine::event_time::EventTimePlan;
+use crate::engine::clock::{EventTimePlan, TimeKind};
 use crate::plan::graph::{Graph, Node, NodeKind};
 use crate::spec::model::{ColumnSpec, ConnectorSpec, EpochUnit, SourceSpec};
-use crate::spec::problem::{Part, Problem, nearest};
+use crate::spec::problem::{Part, Problem};
 use crate::sql::EVENT_TIME;
 use crate::sql::expression::SqlExpressions;
-use crate::sql::marks;
 use crate::sql::relation::{StreamRelation, TableRelation, TableRows};
 use crate::sql::types;
-use crate::sql::wording::sql_types;
 
 /// A stream source.
 pub(crate) struct SourcePlan {
@@ -36,7 +35,8 @@ pub(crate) struct SourcePlan {
     pub(crate) context: SourceContext,
     pub(crate) format: FormatConfig,
     pub(crate) decode: DecodeOptions,
-    /// The columns with the metadata columns, and last the message where `keeps_message` is set.
+    /// The columns with the metadata columns, that of the clock where event time is `processing`, and last the message where
+    /// `keeps_message` is set.
     pub(crate) schema: SchemaRef,
     /// Not all columns are decoded, and rows bring their messages with them (see `projection.rs`).
     pub(crate) keeps_message: bool,
@@ -53,6 +53,17 @@ impl SourcePlan {
     /// The connector, not yet connected.
     pub(crate) fn build(&self) -> Result<BuiltSource, ConnectorError> {
         self.config.build(&self.context)
+    }
+
+    /// The columns of its rows before they have the time at which they came.
+    pub(crate) fn received(&self) -> SchemaRef {
+        match &self.event_time {
+            Some(EventTimePlan { column, kind: TimeKind::Processing }) => {
+                let fields = self.schema.fields().iter().enumerate().filter(|(index, _)| index != column);
+                Arc::new(Schema::new(fields.map(|(_, field)| field.clone()).collect::<Vec<_>>()))
+            }
+            Some(EventTimePlan { kind: TimeKind::OfRows(_), .. }) | None => self.schema.clone(),
+        }
     }
 
     /// The decoder, for a source that delivers bytes.
@@ -124,8 +135,7 @@ impl Builder<'_> {
             let rows: TableRows = Arc::new(ArcSwap::from_pointee(RecordBatch::new_empty(columns.schema)));
             return self.register_table(name, rows, problems);
         }
-        let event_time = event_time(name, spec, &columns.schema, false, problems);
-        let schema = marked(columns.schema.clone(), event_time.as_ref());
+        let (schema, _) = event_time(name, spec, columns.schema, false, problems);
         self.register(name, graph, schema, NodeKind::Source(usize::MAX), problems);
     }
 
@@ -148,11 +158,10 @@ impl Builder<'_> {
         let metadata = metadata(name, spec, config, &connector, problems);
         let metadata_wrong = problems.len() > columns_only;
         let schema = with_metadata(name, &columns.schema, &metadata, problems);
-        let event_time = match unknown {
-            true => None,
-            false => event_time(name, spec, &schema, config.bounded(), problems),
+        let (schema, event_time) = match unknown {
+            true => (schema, None),
+            false => event_time(name, spec, schema, config.bounded(), problems),
         };
-        let schema = marked(schema, event_time.as_ref());
         let limits = &self.spec.limits;
         let context = SourceContext {
             pipeline: self.name.to_owned(),
@@ -386,41 +395,6 @@ fn metadata(
     chosen
 }
 
-fn event_time(
-    source: &str,
-    spec: &SourceSpec,
-    schema: &SchemaRef,
-    bounded: bool,
-    problems: &mut Vec<Problem>,
-) -> Option<EventTimePlan> {
-    let event_time = spec.event_time.as_ref()?;
-    let path = ["sources", source, "event_time", "column"];
-    let Some((index, field)) = schema.column_with_name(&event_time.column) else {
-        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let problem = Problem::new(path, format!("there is no column `{}`", event_time.column));
-        problems.push(match nearest(&event_time.column, names.iter().copied()) {
-            Some(name) => problem.hint(format!("did you mean `{name}`?")),
-            None => problem.hint(format!("there are: {}", names.join(", "))),
-        });
-        return None;
-    };
-    if !matches!(field.data_type(), DataType::Timestamp(_, _)) {
-        let data_type = sql_types(&field.data_type().to_string());
-        let message = format!("the event time must be a timestamp; `{}` is {data_type}", event_time.column);
-        let hint =
-            format!("declare it so: {}: timestamp (integers since 1970 and RFC 3339 text are read)", field.name());
-        problems.push(Problem::new(path, message).hint(hint));
-        return None;
-    }
-    Some(EventTimePlan {
-        column: index,
-        delay: event_time.watermark.0,
-        // The files of a bounded source are read one after another: one that waits for its turn is not idle.
-        idle_after: if bounded { Duration::MAX } else { event_time.idle_after.0 },
-        max_ahead: (!bounded).then_some(event_time.max_ahead.0),
-    })
-}
-
 /// The columns with those of the metadata.
 fn with_metadata(
     source: &str,
@@ -436,16 +410,6 @@ fn with_metadata(
             continue;
         }
         fields.push(Field::new(column, field.data_type.clone(), true));
-    }
-    Arc::new(Schema::new(fields))
-}
-
-/// The columns, the event time marked.
-fn marked(columns: SchemaRef, event_time: Option<&EventTimePlan>) -> SchemaRef {
-    let Some(event_time) = event_time else { return columns };
-    let mut fields: Vec<Field> = columns.fields().iter().map(|field| field.as_ref().clone()).collect();
-    if let Some(field) = fields.get_mut(event_time.column) {
-        field.set_metadata(marks::event_time(0));
     }
     Arc::new(Schema::new(fields))
 }

@@ -7,6 +7,7 @@ pub mod connector;
 mod contract;
 mod deserialise;
 pub mod draft;
+pub(crate) mod event_time;
 mod find;
 mod interpolate;
 pub mod limits;

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use super::connector::ConnectorSpec;
+pub use super::event_time::{ClockWord, ColumnTimeSpec, EventTimeSpec, ProcessingTimeSpec};
 
 /// A pipeline: one YAML file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -79,7 +80,8 @@ pub struct SourceSpec {
     /// Columns filled from the message's metadata: column name to field name.
     #[serde(default)]
     pub metadata: IndexMap<String, String>,
-    /// The column that says when a row happened, and how much disorder to expect.
+    /// The time that windows go by: a column of the rows, with how much disorder to expect, or `processing`, the clock at
+    /// which they come.
     #[serde(default)]
     pub event_time: Option<EventTimeSpec>,
     /// Makes this a table to join with, not a stream.
@@ -186,32 +188,6 @@ pub struct ContractSpec {
     pub description: Option<String>,
     /// The columns.
     pub columns: IndexMap<String, ColumnSpec>,
-}
-
-/// Which column is the event time.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct EventTimeSpec {
-    /// A timestamp column.
-    pub column: String,
-    /// How far behind the newest row a row may be and still be in time. `0s` where rows come in order.
-    pub watermark: Duration,
-    /// A partition without a row for so long (by the clock on the wall) holds nobody back.
-    #[serde(default = "EventTimeSpec::default_idle_after")]
-    pub idle_after: Duration,
-    /// A row further ahead of the clock on the wall goes to the dead letter (bounded sources are exempt).
-    #[serde(default = "EventTimeSpec::default_max_ahead")]
-    pub max_ahead: Duration,
-}
-
-impl EventTimeSpec {
-    fn default_idle_after() -> Duration {
-        Duration::from_secs(30)
-    }
-
-    fn default_max_ahead() -> Duration {
-        Duration::from_secs(3600)
-    }
 }
 
 /// Options of a table.

@@ -112,6 +112,8 @@ const PARTIAL: &[&str] = &[
     "LateSpec",
     "StateSpec",
     "EventTimeSpec",
+    "ProcessingTimeSpec",
+    "ColumnTimeSpec",
     "TableSpec",
     "CheckpointSpec",
     "LimitsSpec",
@@ -164,11 +166,12 @@ fn partial(mut schema: Value) -> Value {
     if let Some(Value::Object(properties)) = map.get_mut("properties") {
         properties.values_mut().for_each(nullable);
     }
+    to_parts(&mut schema);
     schema
 }
 
-/// Lets `schema` also be null, and everything in the maps that it describes.
-fn nullable(schema: &mut Value) {
+/// Of what `schema` refers to, a profile gives parts.
+fn to_parts(schema: &mut Value) {
     if let Some(reference) = schema.get("$ref").and_then(Value::as_str)
         && PARTIAL.iter().any(|name| reference == format!("#/$defs/{name}"))
     {
@@ -181,6 +184,11 @@ fn nullable(schema: &mut Value) {
             branch["$ref"] = format!("{reference}Part").into();
         }
     }
+}
+
+/// Lets `schema` also be null, and everything in the maps that it describes.
+fn nullable(schema: &mut Value) {
+    to_parts(schema);
     if let Some(values) = schema.get_mut("additionalProperties").filter(|values| values.is_object()) {
         nullable(values);
     }
@@ -191,7 +199,8 @@ fn nullable(schema: &mut Value) {
         has_null(schema) || schema["anyOf"].as_array().is_some_and(|branches| branches.iter().any(has_null));
     if !is_nullable {
         let mut inner = schema.take();
-        let description = inner.as_object_mut().and_then(|map| map.remove("description"));
+        let described = inner.as_object_mut().filter(|map| !map.contains_key("not"));
+        let description = described.and_then(|map| map.remove("description"));
         *schema = json!({ "anyOf": [inner, { "type": "null" }] });
         if let Some(description) = description {
             schema["description"] = description;

@@ -36,6 +36,9 @@ impl<'a> Validator<'a> {
     /// becomes a number where one is wanted, a name alone (`json`) becomes a variant with its defaults.
     pub(super) fn check(&mut self, node: &mut Node, schema: &'a Value, path: &mut Path) {
         let schema = self.resolve(schema);
+        if schema.get("not").is_some() {
+            return self.never(schema, path);
+        }
         let unfilled = self.unfilled && node.as_text().is_some_and(|text| text.contains("${"));
         if self.problems.len() >= PROBLEMS_MAX || unfilled {
             return;
@@ -116,9 +119,10 @@ impl<'a> Validator<'a> {
     /// A place where the schema allows several shapes.
     fn choose(&mut self, node: &mut Node, branches: &'a [Value], path: &mut Path) {
         let mut open: Vec<&'a Value> = Vec::new();
-        for branch in branches.iter().map(|branch| self.resolve(branch)) {
+        let mut waiting: Vec<&'a Value> = branches.iter().rev().collect();
+        while let Some(branch) = waiting.pop().map(|branch| self.resolve(branch)) {
             match self::branches(branch) {
-                Some(inner) => open.extend(inner.iter().map(|branch| self.resolve(branch))),
+                Some(inner) => waiting.extend(inner.iter().rev()),
                 None => open.push(branch),
             }
         }
@@ -139,6 +143,11 @@ impl<'a> Validator<'a> {
                 }
                 let any_text =
                     open.iter().any(|branch| types(branch).contains(&"string") && constants(branch).is_empty());
+                // Beside a map without a name of its own, what is near no name was meant as something else.
+                let map = open.iter().any(|branch| types(branch).contains(&"object") && tag(branch).is_none());
+                if !any_text && map && nearest(&text, names.iter().copied()).is_none() {
+                    return self.wrong_type(node, &open, path);
+                }
                 if !any_text && (!names.is_empty() || !tagged.is_empty()) {
                     let names = names.into_iter().chain(tagged.iter().map(|(name, _)| *name));
                     return self.not_among(node, &names.collect::<Vec<_>>(), path);
@@ -173,7 +182,10 @@ impl<'a> Validator<'a> {
 
     fn not_among(&mut self, node: &Node, names: &[&str], path: &Path) {
         let written = node.as_text().unwrap_or_default();
-        let message = format!("`{}` is none of {}", shown(node), list(names, "and"));
+        let message = match names {
+            [one] => format!("`{}` is not `{one}`", shown(node)),
+            _ => format!("`{}` is none of {}", shown(node), list(names, "and")),
+        };
         let near = nearest(written, names.iter().copied()).filter(|_| !node.is_secret());
         let hint = near.map_or_else(|| "write one of them".to_owned(), |near| format!("did you mean `{near}`?"));
         self.error(path, Part::Value, message, Some(hint));
@@ -218,6 +230,14 @@ impl<'a> Validator<'a> {
         if candidates.is_empty() {
             return self.wrong_type(node, open, path);
         }
+        // Whose keys are all there was meant, also where others are wrong beside them.
+        let lacks = |branch: &Value| {
+            let mut keys = branch["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            keys.any(|key| node.get(key).is_none())
+        };
+        candidates.sort_by_key(|branch| lacks(branch));
+        let whole = candidates.iter().take_while(|branch| !lacks(branch)).count();
+        candidates.truncate(if whole == 0 { candidates.len() } else { whole });
         let mut best: Option<(Node, Vec<Problem>, Secrets)> = None;
         for branch in candidates {
             let mut trial = Validator::new(self.root);

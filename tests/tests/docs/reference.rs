@@ -92,7 +92,11 @@ impl Rows<'_> {
             let required = of["required"].as_array().is_some_and(|names| names.contains(&name.as_str().into()));
             let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             // The keys of connectors in a source or sink have tables of their own.
-            if *property == Value::Bool(true) || (prefix.is_empty() && is_connector(of, property)) {
+            // And what cannot stand beside the others is not an option.
+            if *property == Value::Bool(true)
+                || !property["not"].is_null()
+                || (prefix.is_empty() && is_connector(of, property))
+            {
                 continue;
             }
             self.row(&name, property, if required { "**required**" } else { "" });
@@ -163,7 +167,7 @@ fn is_connector(of: &Value, property: &Value) -> bool {
 
 /// The one property of a variant that is named by its key (`{sequence: …}`).
 fn tagged(variant: &Value) -> Option<(&str, &Value)> {
-    let mut properties = variant["properties"].as_object()?.iter();
+    let mut properties = variant["properties"].as_object()?.iter().filter(|(_, property)| property["not"].is_null());
     let (name, property) = properties.next()?;
     let only = properties.next().is_none() && variant["required"].as_array()?.len() == 1;
     only.then_some((name.as_str(), property))

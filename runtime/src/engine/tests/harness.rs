@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
@@ -16,11 +17,12 @@ use millstream_connectors::{BuiltSource, ConnectorError, Positions, Rejected, Si
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use crate::engine::clock::{self, WallClock};
 use crate::engine::connect::Connectors;
 use crate::engine::coordinator::Outcome;
 use crate::engine::error::RunError;
 use crate::engine::ingestor::Ingestors;
-use crate::engine::pipeline;
+use crate::engine::pipeline::{self, Running};
 use crate::functions::Engine;
 use crate::metrics::Metrics;
 use crate::plan::{DeadLetterPlan, Environment, Plan, SinkPlan, SourcePlan};
@@ -83,7 +85,8 @@ pub(super) fn narrowed(rows: &RecordBatch, plan: &SourcePlan) -> RecordBatch {
         Some(column) => column.clone(),
         None => new_null_array(field.data_type(), rows.num_rows()),
     };
-    RecordBatch::try_new(plan.schema.clone(), plan.schema.fields().iter().map(column).collect()).unwrap()
+    let schema = plan.received();
+    RecordBatch::try_new(schema.clone(), schema.fields().iter().map(column).collect()).unwrap()
 }
 
 fn partition_name(number: u8) -> Arc<str> {
@@ -223,6 +226,8 @@ pub(super) struct World {
     pub(super) taken: Mutex<BTreeMap<String, Taken>>,
     /// By sink: after how many rows it fails.
     pub(super) fails_after: Mutex<BTreeMap<String, usize>>,
+    /// What the clock on the wall shows, in nanoseconds, where the test sets it.
+    pub(super) wall_ns: Option<Arc<AtomicI64>>,
 }
 
 impl World {
@@ -275,6 +280,13 @@ impl Connectors for Doubles<'_> {
     fn dead_letter(&self, _: &DeadLetterPlan) -> Result<Box<dyn Sink>, ConnectorError> {
         Ok(self.world.sink("dead_letter"))
     }
+
+    fn wall_clock(&self) -> WallClock {
+        match self.world.wall_ns.clone() {
+            Some(wall_ns) => Arc::new(move || wall_ns.load(Ordering::SeqCst)),
+            None => clock::wall_clock(),
+        }
+    }
 }
 
 /// Far longer than any run of a test takes: who is not done by then hangs.
@@ -292,16 +304,25 @@ pub(super) fn run(
     runtime().block_on(run_async(plan, world, deliveries, ends))
 }
 
+/// A run that has begun, and a permit for each source that has come to where it holds.
+pub(super) async fn begin(
+    plan: &Plan,
+    world: &World,
+    deliveries: &BTreeMap<String, Delivery>,
+) -> Result<(Running, Arc<Semaphore>), RunError> {
+    let metrics = Arc::new(Metrics::new().unwrap()).pipeline(&plan.name);
+    let held = Arc::new(Semaphore::new(0));
+    let doubles = Doubles { world, deliveries, held: held.clone() };
+    Ok((pipeline::start_with(plan, &doubles, &mut Ingestors::new(), &metrics).await?, held))
+}
+
 async fn run_async(
     plan: &Plan,
     world: &World,
     deliveries: &BTreeMap<String, Delivery>,
     ends: Option<Break>,
 ) -> Result<Option<Outcome>, RunError> {
-    let metrics = Arc::new(Metrics::new().unwrap()).pipeline(&plan.name);
-    let held = Arc::new(Semaphore::new(0));
-    let doubles = Doubles { world, deliveries, held: held.clone() };
-    let mut running = pipeline::start_with(plan, &doubles, &mut Ingestors::new(), &metrics).await?;
+    let (mut running, held) = begin(plan, world, deliveries).await?;
     let holding = deliveries.values().filter(|delivery| delivery.hold_after.is_some()).count();
     let all_hold = async {
         match ends {

@@ -13,6 +13,7 @@ mod oracle_updating;
 mod oracle_windows;
 mod per_window;
 mod pieces;
+mod processing_time;
 mod queries;
 mod regressions;
 mod rows;

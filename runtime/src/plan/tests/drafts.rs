@@ -54,6 +54,22 @@ fn a_wrong_event_time_makes_its_windows_unjudged() {
 }
 
 #[test]
+fn the_column_of_the_clock_must_have_a_name_of_its_own() {
+    let step = "  q: {sql: SELECT * FROM s}";
+    let columns = "columns: {processing_time: timestamp, seen: text}";
+    for (event_time, metadata) in
+        [("processing", ""), ("{processing: seen}", ""), ("{processing: m}", ", metadata: {m: path}")]
+    {
+        let said = said(&pipeline(&format!("{{http: {{}}, {columns}{metadata}, event_time: {event_time}}}"), step));
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains("there is already a column of that name"), "{said}");
+    }
+    let said =
+        said(&pipeline("{generate: {columns: {processing_time: {sequence: {}}}}, event_time: processing}", step));
+    assert!(said.contains("there is already a column of that name"), "{said}");
+}
+
+#[test]
 fn a_misspelt_group_hides_its_names_and_nothing_more() {
     let text = "sorces:\n  s: {http: {}, columns: {a: int}}\nsteps:\n  q: {sql: SELECT b FROM s LIMIT 3}\nsinks:\n  out: {from: q, stdout: {}}\n";
     insta::assert_snapshot!(said(text), @r#"

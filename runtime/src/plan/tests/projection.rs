@@ -12,11 +12,15 @@ fn decoded(rest: &'static str) -> (Vec<String>, Vec<String>) {
 }
 
 fn decoded_of(columns: &'static str, rest: &'static str) -> (Vec<String>, Vec<String>) {
+    decoded_with("{column: ts, watermark: 5s}", columns, rest)
+}
+
+fn decoded_with(event_time: &'static str, columns: &'static str, rest: &'static str) -> (Vec<String>, Vec<String>) {
     on_worker(async move {
         let text = format!(
             "sources:\n  s:\n    kafka: {{brokers: \"b:9092\", topics: t}}\n    \
              columns: {{{columns}}}\n    \
-             event_time: {{column: ts, watermark: 5s}}\n{rest}"
+             event_time: {event_time}\n{rest}"
         );
         let loaded = load_text(Path::new("p.yaml"), &text, &LoadOptions::default());
         let spec = loaded.spec.as_ref().unwrap_or_else(|| panic!("{:?}", loaded.problems));
@@ -92,4 +96,20 @@ fn everything_is_decoded_where_everything_is_wanted() {
     // A message that makes several rows is not copied for each of them.
     let array = "    format: {json: {layout: array}}\n";
     assert_eq!(decoded(format!("{array}{}", step("SELECT b FROM s")).leak()).0, all);
+}
+
+#[test]
+fn the_column_of_the_clock_is_not_decoded() {
+    let sql = "SELECT b, window_start, avg(d) AS m FROM TUMBLE(s, processing_time, INTERVAL '1 minute') GROUP BY b, window_start";
+    let columns = "a: bigint, ts: timestamp, b: text, c: double, d: double";
+    let rest = format!("    metadata: {{m: key}}\n{}", step(sql)).leak();
+    let (decoded, rows) = decoded_with("processing", columns, rest);
+    assert_eq!(decoded, ["b", "d"]);
+    assert_eq!(rows, ["b", "d", "m", "processing_time", "__message"]);
+    // Nor where everything is wanted, and where nothing is.
+    let (decoded, rows) = decoded_with("{processing: seen}", "a: bigint, b: text", step("SELECT * FROM s"));
+    assert_eq!((decoded.len(), rows), (2, ["a", "b", "seen"].map(str::to_owned).to_vec()));
+    let (decoded, rows) = decoded_with("processing", "a: bigint, b: text", step("SELECT processing_time FROM s"));
+    assert_eq!(decoded, ["a"]);
+    assert_eq!(rows, ["a", "processing_time", "__message"]);
 }

@@ -1,6 +1,7 @@
 //! Tests of the YAML language as a user sees it: text in, rendered mistakes out.
 
 mod errors;
+mod event_time;
 mod files;
 mod interpolation;
 mod limits;

@@ -87,6 +87,13 @@ impl<'a> Validator<'a> {
         self.error(path, Part::Key, message, Some(hint));
     }
 
+    /// A key that is known, and not right beside the others; the schema says why.
+    pub(super) fn never(&mut self, schema: &Value, path: &Path) {
+        let key = path.last().map_or("", String::as_str);
+        let why = schema["description"].as_str().unwrap_or_default();
+        self.error(path, Part::Key, format!("`{key}` cannot stand here: {why}"), Some("remove it".to_owned()));
+    }
+
     pub(super) fn unknown_key(&mut self, key: &str, known: &[&str], path: &Path) {
         const LISTED_MAX: usize = 24;
         let short: String = key.chars().take(60).collect();
@@ -111,8 +118,8 @@ fn known_keys<'a>(schema: &'a Value, extra: Option<&'a Value>) -> Vec<&'a str> {
     let of = |schema: &'a Value| schema["properties"].as_object().into_iter().flatten();
     let forbidden = |key: &str| extra.is_some_and(|extra| extra["properties"][key] == false);
     let mut known: Vec<&str> = Vec::new();
-    for (key, _) in of(schema).chain(extra.into_iter().flat_map(of)) {
-        if !known.contains(&key.as_str()) && !forbidden(key) {
+    for (key, property) in of(schema).chain(extra.into_iter().flat_map(of)) {
+        if property.get("not").is_none() && !known.contains(&key.as_str()) && !forbidden(key) {
             known.push(key);
         }
     }

@@ -323,8 +323,8 @@ impl Call<'_> {
             if self.streams.some_without_time() {
                 return Err(Refusal::Unjudged.into());
             }
-            let hint = "give its source `event_time: {column: …, watermark: …}`, and let the steps in between pass that \
-                        column on";
+            let hint = "give its source `event_time: {column: …, watermark: …}` (or `event_time: processing`, the clock), and \
+                        let the steps in between pass that column on";
             return Err(at_with("this stream has no event time".into(), hint, argument));
         }
         let found = stream.schema.fields().iter().position(|field| field.name() == &name && is_time(field));
