@@ -1,6 +1,7 @@
 //! What the engine promises, shown on whole pipelines with doubles in the place of connectors.
 
 mod batch;
+mod clock;
 mod harness;
 mod joins;
 mod operators;
@@ -16,3 +17,4 @@ mod pieces;
 mod queries;
 mod regressions;
 mod rows;
+mod windowing;
