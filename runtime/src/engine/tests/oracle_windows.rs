@@ -44,6 +44,11 @@ pub(super) enum Post {
         start: bool,
         size: i64,
     },
+    /// How many results there were in the time before each, by a bound of the windows.
+    Over {
+        start: bool,
+        reach: i64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -85,6 +90,7 @@ fn shape() -> impl Strategy<Value = Shape> {
         3 => Just(Post::None),
         1 => Just(Post::SameWindows),
         1 => (any::<bool>(), 1..30_i64).prop_map(|(start, size)| Post::Bins { start, size }),
+        1 => (any::<bool>(), 0..30_i64).prop_map(|(start, reach)| Post::Over { start, reach }),
     ];
     prop_oneof![1 => predicate().prop_map(|predicate| Shape::Rows { predicate }), 4 => aggregate(post)]
 }
@@ -180,16 +186,27 @@ impl Scenario {
             (Post::SameWindows, _) => Some(
                 "SELECT window_start, window_end, count(*) AS c FROM q GROUP BY window_start, window_end".to_owned(),
             ),
-            (Post::Bins { start, size }, function) => {
-                let column = match function {
-                    Function::Bin { .. } => "bin",
-                    Function::Session { .. } => "window_end",
-                    _ if *start => "window_start",
-                    _ => "window_end",
-                };
-                let size = self.interval(*size);
+            (Post::Bins { start, size }, _) => {
+                let (size, column) = (self.interval(*size), self.bound(*start));
                 Some(format!("SELECT date_bin({size}, {column}) AS b, count(*) AS c FROM q GROUP BY 1"))
             }
+            (Post::Over { start, reach }, _) => {
+                let (reach, column) = (self.interval(*reach), self.bound(*start));
+                Some(format!(
+                    "SELECT {column}, count(*) OVER (ORDER BY {column} RANGE BETWEEN {reach} PRECEDING AND CURRENT ROW) AS c \
+                     FROM q"
+                ))
+            }
+        }
+    }
+
+    /// A bound of the windows that is an event time.
+    fn bound(&self, start: bool) -> &'static str {
+        match &self.function {
+            Function::Bin { .. } => "bin",
+            Function::Session { .. } => "window_end",
+            _ if start => "window_start",
+            _ => "window_end",
         }
     }
 
