@@ -33,6 +33,7 @@ enum Kind {
     /// The same of other windows than TUMBLE.
     Windows {
         function: Function,
+        apart: bool,
         shape: Shape,
     },
     /// Groups without a window that are kept for ever.
@@ -125,7 +126,8 @@ fn kind() -> impl Strategy<Value = Kind> {
     let ttl = || prop_oneof![3 => 0..8_i64, 1 => Just(64), 1 => Just(LONG)];
     prop_oneof![
         4 => window().prop_map(|last| Kind::Window { last }),
-        6 => (function(), aggregate(Just(Post::None))).prop_map(|(function, shape)| Kind::Windows { function, shape }),
+        6 => (function(), proptest::bool::weighted(0.3), aggregate(Just(Post::None)))
+            .prop_map(|(function, apart, shape)| Kind::Windows { function, apart, shape }),
         4 => (0..GROUPS.len()).prop_map(|n| Kind::Group { sql: GROUPS[n].0, keys: GROUPS[n].1 }),
         3 => ttl().prop_map(|ttl| Kind::GroupFor { ttl }),
         2 => (0..DISTINCTS.len()).prop_map(|n| Kind::Distinct { sql: DISTINCTS[n] }),
@@ -182,7 +184,7 @@ impl Case {
     }
 
     /// The same for other windows than TUMBLE.
-    fn windows(&self, function: &Function, shape: &Shape) -> oracle_windows::Scenario {
+    fn windows(&self, function: &Function, apart: bool, shape: &Shape) -> oracle_windows::Scenario {
         oracle_windows::Scenario {
             time: self.time,
             base: self.base,
@@ -190,15 +192,10 @@ impl Case {
             rows: self.rows.clone(),
             before: None,
             function: function.clone(),
+            apart,
             shape: shape.clone(),
             executions: vec![],
         }
-    }
-
-    /// The YAML of windows, with `emit` beside their late route.
-    fn with_emit(&self, yaml: &str) -> String {
-        let emit = format!("    late: {{to: late}}\n    emit: {}\n", self.emit());
-        yaml.replace("    late: {to: late}\n", &emit)
     }
 
     fn yaml(&self) -> String {
@@ -208,9 +205,12 @@ impl Case {
                     Last::Window { size, offset, sql, .. } => Last::Window { size, offset, sql, post: None },
                     other => other,
                 };
-                return self.with_emit(&self.scenario(&last).yaml());
+                let emit = format!("    late: {{to: late}}\n    emit: {}\n", self.emit());
+                return self.scenario(&last).yaml().replace("    late: {to: late}\n", &emit);
             }
-            Kind::Windows { function, shape } => return self.with_emit(&self.windows(function, shape).yaml()),
+            Kind::Windows { function, apart, shape } => {
+                return self.windows(function, *apart, shape).yaml(&format!("    emit: {}\n", self.emit()));
+            }
             Kind::Group { sql, .. } | Kind::Top { sql, .. } => (*sql, LONG, true),
             Kind::GroupFor { ttl } => {
                 ("SELECT k, count(*) AS c, sum(n) AS s, min(id) AS lo, max(id) AS hi FROM s GROUP BY k", *ttl, true)
@@ -240,8 +240,8 @@ impl Case {
             let last = Last::Window { size: *size, offset: *offset, sql: sql.clone(), post: None };
             return self.scenario(&last).expected().await;
         }
-        if let Kind::Windows { function, shape } = &self.kind {
-            return self.windows(function, shape).expected().await;
+        if let Kind::Windows { function, apart, shape } = &self.kind {
+            return self.windows(function, *apart, shape).expected().await;
         }
         let all = batch(&self.rows, self.time, self.base, 0);
         let partitions: Vec<u8> = self.rows.iter().map(|row| row.partition).collect();

@@ -60,6 +60,8 @@ pub(super) struct Scenario {
     /// The step before, where there is one.
     pub(super) before: Option<usize>,
     pub(super) function: Function,
+    /// The windows are made by a step of their own.
+    pub(super) apart: bool,
     pub(super) shape: Shape,
     pub(super) executions: Vec<Execution>,
 }
@@ -102,14 +104,16 @@ fn scenario() -> impl Strategy<Value = Scenario> {
     let some_rows = (1..4_u8).prop_flat_map(|partitions| rows(60, partitions));
     // The last two steps bring rows together from several ways.
     let before = proptest::option::weighted(0.3, 0..STATELESS.len() - 1);
-    (time_type(), base, delay, some_rows, before, function(), shape(), executions).prop_map(
-        |(time, base, delay, rows, before, function, shape, executions)| Scenario {
+    let windows = (function(), proptest::bool::weighted(0.2));
+    (time_type(), base, delay, some_rows, before, windows, shape(), executions).prop_map(
+        |(time, base, delay, rows, before, (function, apart), shape, executions)| Scenario {
             time,
             base,
             delay,
             rows,
             before,
             function,
+            apart,
             shape,
             executions: executions.into_iter().map(|runs| Execution { runs }).collect(),
         },
@@ -214,7 +218,8 @@ impl Scenario {
         self.before.map(|before| STATELESS[before].replace("{R}", "s"))
     }
 
-    pub(super) fn yaml(&self) -> String {
+    /// `emit` is said by the step `q`.
+    pub(super) fn yaml(&self, emit: &str) -> String {
         let mut yaml = format!(
             "name: oracle\nsources:\n  s:\n    file: {{path: none.jsonl}}\n    columns: {}\n    linger: 0s\n    \
              event_time: {{column: ts, watermark: {}ms}}\n  t:\n    file: {{path: t.jsonl}}\n    table: {{}}\n    \
@@ -224,8 +229,16 @@ impl Scenario {
         );
         let step = |name: &str, sql: &str| format!("  {name}:\n    sql: {}\n", serde_json::to_string(sql).unwrap());
         yaml += &self.before().map(|sql| step("a", &sql)).unwrap_or_default();
-        yaml += &step("q", &self.sql().replace("{FROM}", &self.from()));
-        yaml += "    late: {to: late}\n";
+        let (from, late) = (self.from(), "    late: {to: late}\n");
+        if self.apart && self.bin().is_none() {
+            yaml += &step("w", &format!("SELECT * FROM {from}"));
+            yaml += late;
+            yaml += &step("q", &self.sql().replace("{FROM}", "w"));
+        } else {
+            yaml += &step("q", &self.sql().replace("{FROM}", &from));
+            yaml += late;
+        }
+        yaml += emit;
         let post = self.post();
         yaml += &post.as_ref().map(|sql| step("post", sql)).unwrap_or_default();
         let last = if post.is_some() { "post" } else { "q" };
@@ -278,14 +291,14 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     std::fs::write(folder.path().join("t.jsonl"), oracle::TABLE_JSON).unwrap();
     let (expected, mut plan) = harness::runtime().block_on(async {
         let expected = scenario.expected().await.map_err(|error| format!("the reference fails: {error}"))?;
-        let plan = harness::plan(folder.path(), &scenario.yaml()).await;
-        Ok::<_, String>((expected, plan.map_err(|error| format!("no plan: {error}\n{}", scenario.yaml()))?))
+        let plan = harness::plan(folder.path(), &scenario.yaml("")).await;
+        Ok::<_, String>((expected, plan.map_err(|error| format!("no plan: {error}\n{}", scenario.yaml("")))?))
     })?;
     for (number, execution) in scenario.executions.iter().enumerate() {
         plan.data_dir = folder.path().join(format!("data-{number}"));
         let world = World { scripts: expected.scripts.clone(), ..World::default() };
         oracle::execute(&mut plan, &world, execution)?;
-        let whole = |error| format!("execution {number}: {error}\n{}", scenario.yaml());
+        let whole = |error| format!("execution {number}: {error}\n{}", scenario.yaml(""));
         oracle::verify(&world, &expected, execution).map_err(whole)?;
     }
     Ok(())
