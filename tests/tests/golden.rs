@@ -13,7 +13,7 @@ use serde_json::Value;
 /// Fewer folders would mean that they were not found.
 const FOLDERS_MIN: usize = 9;
 
-fn pipelines() -> PathBuf {
+pub(crate) fn pipelines() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines").canonicalize().unwrap()
 }
 
@@ -36,7 +36,7 @@ fn the_shipped_pipelines_pass_the_check() {
 }
 
 /// Runs the folder's pipeline and compares.
-fn run(folder: &Path) -> Result<(), String> {
+pub(crate) fn run(folder: &Path) -> Result<(), String> {
     let name = folder.file_name().unwrap().to_string_lossy().into_owned();
     let output = tempfile::tempdir().unwrap();
     let own = folder.join("pipeline.yaml");

@@ -4,6 +4,8 @@ use millstream_tests::sandbox::Sandbox;
 use millstream_tests::services::Postgres;
 use serde_json::{Value, json};
 
+use crate::golden;
+
 /// A pipeline that joins what is posted to `/in` with a table; `options` are those of the table beside its address.
 fn pipeline(postgres: &Postgres, options: &str, columns: &str, select: &str) -> String {
     let (port, user, password) = (postgres.port, Postgres::USER, Postgres::PASSWORD);
@@ -129,6 +131,33 @@ async fn a_table_follows_its_refreshes_and_outlives_a_database_that_is_killed() 
     let status = sandbox.status("p").await;
     assert_eq!(status["restarts"], 0, "{status:#}");
     assert!(!sandbox.output().contains(Postgres::PASSWORD) && !status.to_string().contains(Postgres::PASSWORD));
+}
+
+/// Windows over disordered and late rows, which the golden test joins with a file.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_golden_join_gives_the_same_rows_with_its_table_in_postgresql() {
+    let postgres = Postgres::start(false).await;
+    postgres.execute(
+        "CREATE TABLE places (k text, place text, factor float8);
+         INSERT INTO places VALUES ('a', 'north', 1.5), ('c', 'south', 2), ('d', 'west', 9)",
+    );
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(golden::pipelines().join("tests/table-join-windows")).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let (port, user, password) = (postgres.port, Postgres::USER, Postgres::PASSWORD);
+    let table = format!(
+        "postgres: {{host: 127.0.0.1, port: {port}, user: {user}, password: {password}, table: places}}\n    \
+         columns: {{k: text, place: text, factor: double}}"
+    );
+    let file = copy.path().join("pipeline.yaml");
+    let yaml = std::fs::read_to_string(&file).unwrap();
+    let changed = yaml.replace("file: {path: places.csv}", &table);
+    assert_ne!(yaml, changed);
+    std::fs::write(&file, changed).unwrap();
+    std::fs::remove_file(copy.path().join("places.csv")).unwrap();
+    golden::run(copy.path()).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

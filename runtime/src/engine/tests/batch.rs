@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch};
-use arrow::compute::{cast, concat_batches, filter_record_batch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{cast, concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::datasource::MemTable;
@@ -127,22 +127,36 @@ impl Size {
     }
 }
 
-/// `batch` with the bounds of its rows' windows.
-pub(super) fn with_windows(batch: &RecordBatch, size: Size) -> RecordBatch {
-    let times = batch.column_by_name("ts").unwrap();
-    let bounds = nanoseconds(times).into_iter().map(|time| size.bounds(time.unwrap())).collect::<Vec<_>>();
-    let DataType::Timestamp(unit, zone) = times.data_type() else { panic!() };
-    let column = |pick: &dyn Fn(&(i64, i64)) -> i64| -> ArrayRef {
-        let values = Int64Array::from_iter_values(bounds.iter().map(|bounds| pick(bounds) / unit_ns(*unit)));
+/// A row and a window that it is in.
+pub(super) type Pair = (usize, (i64, i64));
+
+/// The rows of `pairs`.
+pub(super) fn picked(rows: &RecordBatch, pairs: &[Pair]) -> RecordBatch {
+    let picked = UInt32Array::from_iter_values(pairs.iter().map(|(row, _)| *row as u32));
+    take_record_batch(rows, &picked).unwrap()
+}
+
+/// The rows of `pairs` with their windows.
+pub(super) fn with_bounds(rows: &RecordBatch, pairs: &[Pair]) -> RecordBatch {
+    let time = rows.column_by_name("ts").unwrap().data_type().clone();
+    let DataType::Timestamp(unit, zone) = &time else { panic!() };
+    let column = |pick: &dyn Fn(&Pair) -> i64| -> ArrayRef {
+        let values = Int64Array::from_iter_values(pairs.iter().map(|pair| pick(pair) / unit_ns(*unit)));
         cast(&values, &DataType::Timestamp(*unit, zone.clone())).unwrap()
     };
-    let mut fields: Vec<_> = batch.schema().fields().iter().cloned().collect();
-    fields.extend(
-        ["window_start", "window_end"].map(|name| Arc::new(Field::new(name, times.data_type().clone(), false))),
-    );
-    let mut columns = batch.columns().to_vec();
-    columns.extend([column(&|bounds| bounds.0), column(&|bounds| bounds.1)]);
+    let rows = picked(rows, pairs);
+    let mut fields: Vec<_> = rows.schema().fields().iter().cloned().collect();
+    fields.extend(["window_start", "window_end"].map(|name| Arc::new(Field::new(name, time.clone(), false))));
+    let mut columns = rows.columns().to_vec();
+    columns.extend([column(&|pair| pair.1.0), column(&|pair| pair.1.1)]);
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
+}
+
+/// `batch` with the bounds of its rows' windows.
+pub(super) fn with_windows(batch: &RecordBatch, size: Size) -> RecordBatch {
+    let times = nanoseconds(batch.column_by_name("ts").unwrap());
+    let pairs: Vec<Pair> = times.into_iter().map(|time| size.bounds(time.unwrap())).enumerate().collect();
+    with_bounds(batch, &pairs)
 }
 
 /// `batch` without the rows with these ids.

@@ -1,6 +1,7 @@
 //! What the engine promises, shown on whole pipelines with doubles in the place of connectors.
 
 mod batch;
+mod clock;
 mod harness;
 mod joins;
 mod operators;
@@ -17,3 +18,4 @@ mod processing_time;
 mod queries;
 mod regressions;
 mod rows;
+mod windowing;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::batch::{Batch, MS, Size, ids, nanoseconds, watermarks, with_windows, without};
+use super::batch::{Batch, MS, ids, nanoseconds, watermarks, with_bounds, without};
 use super::harness::{self, Script, World};
 use super::oracle::{Execution, Expected, config, execute, run, verify};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
+use super::windowing::{self, Function};
 
 /// So many cases are tried by default.
 const CASES: u32 = 300;
@@ -23,8 +24,8 @@ struct Scenario {
     delay: i64,
     /// Of `s` and `s2`.
     rows: [Vec<Row>; 2],
-    /// Size and offset of the windows over each, in ticks.
-    windows: [(i64, i64); 2],
+    /// The windows over each.
+    windows: [Function; 2],
     query: Query,
     executions: Vec<Execution>,
 }
@@ -36,7 +37,15 @@ struct Query {
     /// The windows are made by a step of their own.
     by_steps: bool,
     /// A step that reads this one, `q`.
-    post: Option<&'static str>,
+    post: Option<String>,
+}
+
+impl Query {
+    /// Groups by both bounds: sessions that end together need not begin together.
+    fn with_both_bounds(self) -> Self {
+        let both = |sql: &str| sql.replace("GROUP BY window_end", "GROUP BY window_start, window_end");
+        Self { sql: both(&self.sql), post: self.post.map(|post| both(&post)), ..self }
+    }
 }
 
 /// By which columns rows belong together, with a window's bound among them.
@@ -47,9 +56,10 @@ const PARTITIONS: &[&str] = &[
     "window_start, g, window_end, upper(k)",
     "window_end, n % 2",
     "b, window_end",
-    "window_start",
-    "g, window_start",
 ];
+
+/// The same where the start tells the end.
+const PARTITIONS_BY_START: &[&str] = &["window_start", "g, window_start"];
 
 const OVER: &[&str] = &[
     "row_number() OVER (PARTITION BY {P} ORDER BY v DESC, id)",
@@ -86,9 +96,10 @@ const BOUNDS: &[&str] = &[
     "a.window_start = b.window_start AND a.window_end = b.window_end",
     "b.window_end = a.window_end AND b.window_start = a.window_start",
     "a.window_end = b.window_end",
-    "a.window_start = b.window_start",
-    "a.window_end = b.window_start",
 ];
+
+/// The same where the start tells the end.
+const BOUNDS_BY_START: &[&str] = &["a.window_start = b.window_start", "a.window_end = b.window_start"];
 
 /// Queries over one windowed source.
 const SINGLE: &[&str] = &[
@@ -108,6 +119,15 @@ const SINGLE: &[&str] = &[
     "SELECT window_start, window_end, k, g, count(*) AS c, grouping(k) AS of_k FROM {A} \
      GROUP BY GROUPING SETS ((window_start, window_end, k), (window_start, window_end, g), (window_start, window_end))",
     "SELECT window_end, b, k, max(v) AS m FROM {A} GROUP BY window_end, CUBE (b, k) HAVING count(*) > 1",
+    // Over the results of windows.
+    "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY window_start, window_end ORDER BY s DESC, k) AS r FROM \
+     (SELECT window_start, window_end, k, sum(n) AS s FROM {A} GROUP BY window_start, window_end, k) x) y WHERE r <= 2",
+    "SELECT window_start, window_end, max(s) AS m, count(*) AS c FROM (SELECT window_start, window_end, k, sum(n) AS s \
+     FROM {A} GROUP BY window_start, window_end, k) x GROUP BY window_start, window_end",
+    "SELECT DISTINCT window_start, window_end, c FROM (SELECT window_start, window_end, k, g, count(*) AS c \
+     FROM {A} GROUP BY window_start, window_end, k, g HAVING sum(n) > 1) x",
+    "SELECT x.id, x.window_end, x.v, y.m FROM {A} x JOIN (SELECT window_start, window_end, avg(v) AS m FROM {A} \
+     GROUP BY window_start, window_end) y ON x.window_start = y.window_start AND x.window_end = y.window_end AND x.v > y.m",
 ];
 
 /// Queries over two.
@@ -122,15 +142,24 @@ const PAIRS: &[&str] = &[
     "SELECT k, window_start, window_end FROM {A} UNION SELECT k, window_start, window_end FROM {B}",
     "SELECT window_start, window_end, k FROM {A} EXCEPT SELECT window_start, window_end, k FROM {B}",
     "SELECT window_start, window_end, g FROM {A} INTERSECT SELECT window_start, window_end, g FROM {B}",
+    "SELECT a.window_start, b.window_end, a.k, a.c, b.m FROM (SELECT window_start, window_end, k, count(*) AS c FROM {A} \
+     GROUP BY window_start, window_end, k) a FULL JOIN (SELECT window_start, window_end, k, max(v) AS m FROM {B} \
+     GROUP BY window_start, window_end, k) b ON a.window_start = b.window_start AND a.window_end = b.window_end AND a.k = b.k",
 ];
 
-fn over() -> impl Strategy<Value = String> {
-    let function = (0..OVER.len(), 0..PARTITIONS.len());
+/// `all`, and `by_start` too where windows have one length.
+fn choices(all: &[&'static str], by_start: &[&'static str], one_length: bool) -> Vec<&'static str> {
+    all.iter().chain(by_start.iter().filter(|_| one_length)).copied().collect()
+}
+
+fn over(one_length: bool) -> impl Strategy<Value = String> {
+    let partitions = choices(PARTITIONS, PARTITIONS_BY_START, one_length);
+    let function = (0..OVER.len(), proptest::sample::select(partitions));
     let filter = prop_oneof![Just(""), Just(" WHERE f0 <= 2"), Just(" WHERE f0 IS NOT NULL AND k IS NOT NULL")];
     let rows = prop_oneof![3 => Just(""), 1 => Just(" WHERE n > 1"), 1 => Just(" WHERE k IN ('a', 'B')")];
     (proptest::collection::vec(function, 1..4), filter, rows, any::<bool>()).prop_map(
         |(functions, filter, rows, qualify)| {
-            let call = |(function, partition): &(usize, usize)| OVER[*function].replace("{P}", PARTITIONS[*partition]);
+            let call = |(function, partition): &(usize, &str)| OVER[*function].replace("{P}", partition);
             let calls: Vec<String> = functions.iter().map(call).collect();
             let columns: Vec<String> =
                 calls.iter().enumerate().map(|(number, call)| format!("{call} AS f{number}")).collect();
@@ -145,9 +174,10 @@ fn over() -> impl Strategy<Value = String> {
     )
 }
 
-fn join() -> impl Strategy<Value = String> {
-    (0..8_u8, 0..CONDITIONS.len(), 0..BOUNDS.len(), 0..4_u8).prop_map(|(kind, condition, bounds, side)| {
-        let on = format!("{}{}", BOUNDS[bounds], CONDITIONS[condition]);
+fn join(one_length: bool) -> impl Strategy<Value = String> {
+    let bounds = proptest::sample::select(choices(BOUNDS, BOUNDS_BY_START, one_length));
+    (0..8_u8, 0..CONDITIONS.len(), bounds, 0..4_u8).prop_map(|(kind, condition, bounds, side)| {
+        let on = format!("{bounds}{}", CONDITIONS[condition]);
         let both = "a.id, b.id AS other, a.window_start, b.window_end, a.k, b.v";
         let side_filter = ["", " WHERE a.n > 1", " WHERE b.n > 1 AND a.v < 3", ""][usize::from(side)];
         match kind {
@@ -173,18 +203,29 @@ const POST: &[&str] = &[
     "SELECT DISTINCT window_end FROM q",
 ];
 
-fn query() -> impl Strategy<Value = Query> {
+fn query(one_length: bool) -> impl Strategy<Value = Query> {
     let single = (0..SINGLE.len()).prop_map(|index| SINGLE[index].to_owned());
     let pair = (0..PAIRS.len()).prop_map(|index| PAIRS[index].to_owned());
-    let sql = prop_oneof![4 => over(), 5 => join(), 3 => single, 2 => pair];
+    let sql = prop_oneof![4 => over(one_length), 5 => join(one_length), 4 => single, 2 => pair];
     (sql, any::<bool>(), proptest::option::weighted(0.4, 0..POST.len())).prop_map(|(sql, by_steps, post)| {
         // The bound must come out, not null, and the rows must have ids.
         let windowed =
             sql.contains("SELECT id, window_start") || sql.contains(" LEFT SEMI ") || sql.contains(" LEFT ANTI ");
         let inner = sql.contains(" a JOIN ");
-        let post = post.filter(|_| windowed || inner).map(|post| POST[post]);
+        let post = post.filter(|_| windowed || inner).map(|post| POST[post].to_owned());
         Query { sql, by_steps, post: post.filter(|post| !(inner && post.contains("*,"))) }
     })
+}
+
+fn function() -> impl Strategy<Value = Function> {
+    use windowing::{cumulate, session, tumble};
+    // Few windows per row: the query is run once for each.
+    let hop = (1..7_i64, 1..13_i64, -9..9_i64).prop_map(|(slide, size, offset)| Function::Hop { slide, size, offset });
+    prop_oneof![3 => tumble(), 2 => hop, 2 => cumulate(), 3 => session()]
+}
+
+fn windows() -> impl Strategy<Value = [Function; 2]> {
+    prop_oneof![4 => function().prop_map(|function| [function.clone(), function]), 1 => [function(), function()]]
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
@@ -192,12 +233,14 @@ fn scenario() -> impl Strategy<Value = Scenario> {
     let delay = prop_oneof![1 => Just(0), 3 => 0..12_i64];
     let executions = proptest::collection::vec(proptest::collection::vec(run(), 1..4), 1..3);
     let some_rows = (1..4_u8).prop_flat_map(|partitions| rows(40, partitions));
-    let windows = prop_oneof![
-        4 => (1..20_i64, -9..9_i64).prop_map(|window| [window, window]),
-        1 => [(1..20_i64, -9..9_i64), (1..20_i64, -9..9_i64)],
-    ];
-    (time_type(), base, delay, some_rows, rows(25, 2), windows, query(), executions).prop_map(
-        |(time, base, delay, first, second, windows, query, executions)| Scenario {
+    let windows_and_query = windows().prop_flat_map(|windows| {
+        let one_length = windows.iter().all(Function::has_one_length);
+        let sessions = windows.iter().any(|function| matches!(function, Function::Session { .. }));
+        let query = query(one_length).prop_map(move |query| if sessions { query.with_both_bounds() } else { query });
+        (Just(windows), query)
+    });
+    (time_type(), base, delay, some_rows, rows(25, 2), windows_and_query, executions).prop_map(
+        |(time, base, delay, first, second, (windows, query), executions)| Scenario {
             time,
             base,
             delay,
@@ -215,9 +258,8 @@ impl Scenario {
     }
 
     /// Each source with what stands for it in the query, its rows and its windows.
-    #[expect(clippy::type_complexity, reason = "said above, and only read apart")]
-    fn inputs(&self) -> Vec<(&'static str, &'static str, &Vec<Row>, (i64, i64))> {
-        let [a, b] = self.windows;
+    fn inputs(&self) -> Vec<(&'static str, &'static str, &Vec<Row>, &Function)> {
+        let [a, b] = &self.windows;
         let all = [("s", "{A}", &self.rows[0], a), ("s2", "{B}", &self.rows[1], b)];
         all.into_iter().filter(|(_, name, ..)| self.query.sql.contains(name)).collect()
     }
@@ -234,12 +276,8 @@ impl Scenario {
         }
         yaml += "steps:\n";
         let mut sql = self.query.sql.clone();
-        for (source, name, _, (size, offset)) in self.inputs() {
-            let windows = format!(
-                "TUMBLE({source}, ts, INTERVAL '{} milliseconds', INTERVAL '{} milliseconds')",
-                self.ms(size),
-                self.ms(offset)
-            );
+        for (source, name, _, function) in self.inputs() {
+            let windows = function.from(source, self.time);
             if self.query.by_steps {
                 yaml += &format!("  w{source}:\n    sql: \"SELECT * FROM {windows}\"\n    late: {{to: late}}\n");
                 sql = sql.replace(name, &format!("w{source}"));
@@ -251,7 +289,7 @@ impl Scenario {
         if !self.query.by_steps {
             yaml += "    late: {to: late}\n";
         }
-        if let Some(post) = self.query.post {
+        if let Some(post) = &self.query.post {
             yaml += &format!("  post: {{sql: {}}}\n", serde_json::to_string(post).unwrap());
         }
         let last = if self.query.post.is_some() { "post" } else { "q" };
@@ -262,30 +300,26 @@ impl Scenario {
         let reference = Batch::new();
         let (mut scripts, mut late, mut without_time) = (BTreeMap::new(), Vec::new(), 0);
         let mut sql = self.query.sql.clone();
-        for (number, (source, name, rows, (size, offset))) in self.inputs().into_iter().enumerate() {
+        for (number, (source, name, rows, function)) in self.inputs().into_iter().enumerate() {
             let partitions: Vec<u8> = rows.iter().map(|row| row.partition).collect();
             let all = batch(rows, self.time, self.base, 1000 * number as i64);
-            let size = Size { size_ns: self.ms(size) * MS, offset_ns: self.ms(offset) * MS };
             let times = nanoseconds(all.column_by_name("ts").unwrap());
             let before = watermarks(&times, &partitions, self.ms(self.delay) * MS);
-            let mut gone = BTreeSet::new();
-            for ((id, time), watermark) in ids(&all).into_iter().zip(times).zip(before) {
-                let end = time.map(|time| size.bounds(time).1);
-                if end.is_none() {
-                    without_time += 1;
-                } else if watermark.is_some_and(|watermark| end.is_some_and(|end| end <= watermark)) {
-                    late.push(id);
-                } else {
-                    continue;
-                }
-                gone.insert(id);
-            }
-            reference.table(&format!("w{source}"), &with_windows(&without(&all, &gone), size));
+            let watermark: BTreeMap<i64, Option<i64>> = ids(&all).into_iter().zip(before).collect();
+            let timeless: BTreeSet<i64> =
+                ids(&all).into_iter().zip(times).filter(|(_, time)| time.is_none()).map(|(id, _)| id).collect();
+            without_time += timeless.len();
+            let timed = without(&all, &timeless);
+            let assigned = function.assign(&timed, &watermark, self.time);
+            // Late in each window function that has read it.
+            let readers = if self.query.by_steps { 1 } else { self.query.sql.matches(name).count() };
+            late.extend((0..readers).flat_map(|_| &assigned.late));
+            reference.table(&format!("w{source}"), &with_bounds(&timed, &assigned.pairs));
             sql = sql.replace(name, &format!("w{source}"));
             scripts.insert(source.to_owned(), Arc::new(Script { rows: all, partitions }));
         }
         let mut output = reference.query(&sql).await?;
-        if let Some(post) = self.query.post {
+        if let Some(post) = &self.query.post {
             reference.table("q", &output);
             output = reference.query(post).await?;
         }

@@ -13,8 +13,10 @@ use proptest::prelude::*;
 use super::batch::{Batch, MS, compare, ids, nanoseconds, watermarks, without};
 use super::harness::{self, Break, Script, World};
 use super::oracle::{Execution, Expected, Run, Scenario, config, execute, run, verify_rest};
+use super::oracle_windows::{self, Post, Shape, aggregate};
 use super::queries::{Last, Query, window};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
+use super::windowing::{self, Function};
 
 /// So many cases are tried by default.
 const CASES: u32 = 300;
@@ -27,6 +29,12 @@ enum Kind {
     /// Windows with early results.
     Window {
         last: Last,
+    },
+    /// The same of other windows than TUMBLE.
+    Windows {
+        function: Function,
+        apart: bool,
+        shape: Shape,
     },
     /// Groups without a window that are kept for ever.
     Group {
@@ -109,10 +117,17 @@ struct Case {
     executions: Vec<Execution>,
 }
 
+fn function() -> impl Strategy<Value = Function> {
+    use windowing::{bin, cumulate, hop, session};
+    prop_oneof![3 => hop(), 2 => cumulate(), 3 => session(), 1 => bin()]
+}
+
 fn kind() -> impl Strategy<Value = Kind> {
     let ttl = || prop_oneof![3 => 0..8_i64, 1 => Just(64), 1 => Just(LONG)];
     prop_oneof![
         4 => window().prop_map(|last| Kind::Window { last }),
+        6 => (function(), proptest::bool::weighted(0.3), aggregate(Just(Post::None)))
+            .prop_map(|(function, apart, shape)| Kind::Windows { function, apart, shape }),
         4 => (0..GROUPS.len()).prop_map(|n| Kind::Group { sql: GROUPS[n].0, keys: GROUPS[n].1 }),
         3 => ttl().prop_map(|ttl| Kind::GroupFor { ttl }),
         2 => (0..DISTINCTS.len()).prop_map(|n| Kind::Distinct { sql: DISTINCTS[n] }),
@@ -168,6 +183,21 @@ impl Case {
         Scenario { time, base, delay, rows, query, executions: vec![] }
     }
 
+    /// The same for other windows than TUMBLE.
+    fn windows(&self, function: &Function, apart: bool, shape: &Shape) -> oracle_windows::Scenario {
+        oracle_windows::Scenario {
+            time: self.time,
+            base: self.base,
+            delay: self.delay,
+            rows: self.rows.clone(),
+            before: None,
+            function: function.clone(),
+            apart,
+            shape: shape.clone(),
+            executions: vec![],
+        }
+    }
+
     fn yaml(&self) -> String {
         let (sql, ttl, emits) = match &self.kind {
             Kind::Window { last } => {
@@ -177,6 +207,9 @@ impl Case {
                 };
                 let emit = format!("    late: {{to: late}}\n    emit: {}\n", self.emit());
                 return self.scenario(&last).yaml().replace("    late: {to: late}\n", &emit);
+            }
+            Kind::Windows { function, apart, shape } => {
+                return self.windows(function, *apart, shape).yaml(&format!("    emit: {}\n", self.emit()));
             }
             Kind::Group { sql, .. } | Kind::Top { sql, .. } => (*sql, LONG, true),
             Kind::GroupFor { ttl } => {
@@ -207,6 +240,9 @@ impl Case {
             let last = Last::Window { size: *size, offset: *offset, sql: sql.clone(), post: None };
             return self.scenario(&last).expected().await;
         }
+        if let Kind::Windows { function, apart, shape } = &self.kind {
+            return self.windows(function, *apart, shape).expected().await;
+        }
         let all = batch(&self.rows, self.time, self.base, 0);
         let partitions: Vec<u8> = self.rows.iter().map(|row| row.partition).collect();
         let times = nanoseconds(all.column_by_name("ts").unwrap());
@@ -222,7 +258,7 @@ impl Case {
             rows.column_by_name("k").unwrap().as_string::<i32>().iter().map(|k| k.map(str::to_owned)).collect();
         let mut late = vec![];
         let output = match &self.kind {
-            Kind::Window { .. } => return Err("no window".into()),
+            Kind::Window { .. } | Kind::Windows { .. } => return Err("no window".into()),
             Kind::Group { sql, .. } | Kind::Distinct { sql } | Kind::Top { sql, .. } => {
                 let reference = Batch::new();
                 reference.table("s", &rows);
@@ -352,11 +388,13 @@ fn verify(case: &Case, world: &World, expected: &Expected, execution: &Execution
         _ => part(&output, true),
     };
     compare(&finals, std::slice::from_ref(&expected.output))?;
+    // Of windows, the columns before the aggregates, which are called a0 and so on.
+    let of_windows =
+        || expected.output.schema().fields().iter().take_while(|field| !field.name().starts_with('a')).count();
     let keys = match &case.kind {
         Kind::Group { keys, .. } | Kind::Top { keys, .. } => Some(*keys),
-        Kind::Window { last: Last::Window { sql, .. } } if !sql.contains("HAVING") => {
-            Some(expected.output.schema().fields().iter().take_while(|field| !field.name().starts_with('a')).count())
-        }
+        Kind::Window { last: Last::Window { sql, .. } } if !sql.contains("HAVING") => Some(of_windows()),
+        Kind::Windows { .. } => Some(of_windows()),
         _ => None,
     };
     if let (Some(keys), None) = (keys, case.every) {
@@ -368,7 +406,11 @@ fn verify(case: &Case, world: &World, expected: &Expected, execution: &Execution
 
 fn check(case: &Case) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
-    let table = if matches!(case.kind, Kind::Window { .. }) { super::oracle::TABLE_JSON } else { TABLE_JSON };
+    let table = if matches!(case.kind, Kind::Window { .. } | Kind::Windows { .. }) {
+        super::oracle::TABLE_JSON
+    } else {
+        TABLE_JSON
+    };
     std::fs::write(folder.path().join("t.jsonl"), table).unwrap();
     let yaml = case.yaml();
     let (expected, plan) = harness::runtime().block_on(async {

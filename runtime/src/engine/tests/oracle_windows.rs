@@ -4,46 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Field, Schema};
-use arrow::row::{RowConverter, SortField};
 use proptest::prelude::*;
 
-use super::batch::{Batch, MS, ids, nanoseconds, watermarks, without};
+use super::batch::{Batch, MS, ids, nanoseconds, picked, watermarks, with_bounds, without};
 use super::harness::{self, Break, Script, World};
 use super::oracle::{self, Execution, Expected};
 use super::queries::{AGGREGATES, KEYS, PREDICATES, STATELESS};
 use super::regressions::{in_two_runs, late, script, shown};
 use super::rows::{Row, TimeType, batch, columns_yaml, rows, time_type};
-use crate::sql::windows::unit_ns;
+use super::windowing::{self, Assigned, Function};
 
 /// So many cases are tried by default.
 const CASES: u32 = 300;
-
-/// The window function. Lengths are in ticks.
-#[derive(Debug, Clone)]
-pub(super) enum Function {
-    Hop {
-        slide: i64,
-        size: i64,
-        offset: i64,
-    },
-    Cumulate {
-        step: i64,
-        steps: i64,
-        offset: i64,
-    },
-    Session {
-        gap: i64,
-        keys: Vec<&'static str>,
-    },
-    /// `date_bin` in GROUP BY.
-    Bin {
-        size: i64,
-        origin: Option<i64>,
-    },
-}
 
 /// What is done with the windows.
 #[derive(Debug, Clone)]
@@ -72,6 +44,11 @@ pub(super) enum Post {
         start: bool,
         size: i64,
     },
+    /// How many results there were in the time before each, by a bound of the windows.
+    Over {
+        start: bool,
+        reach: i64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -83,38 +60,41 @@ pub(super) struct Scenario {
     /// The step before, where there is one.
     pub(super) before: Option<usize>,
     pub(super) function: Function,
+    /// The windows are made by a step of their own.
+    pub(super) apart: bool,
     pub(super) shape: Shape,
     pub(super) executions: Vec<Execution>,
 }
 
-const SESSION_KEYS: [&[&str]; 5] = [&[], &["k"], &["g"], &["k", "g"], &["b"]];
-
 fn function() -> impl Strategy<Value = Function> {
-    let keys = (0..SESSION_KEYS.len()).prop_map(|keys| SESSION_KEYS[keys].to_vec());
-    prop_oneof![
-        3 => (1..9_i64, 1..20_i64, -9..9_i64).prop_map(|(slide, size, offset)| Function::Hop { slide, size, offset }),
-        2 => (1..6_i64, 1..6_i64, -9..9_i64)
-            .prop_map(|(step, steps, offset)| Function::Cumulate { step, steps, offset }),
-        4 => (1..10_i64, keys).prop_map(|(gap, keys)| Function::Session { gap, keys }),
-        1 => (1..20_i64, proptest::option::of(-30..30_i64)).prop_map(|(size, origin)| Function::Bin { size, origin }),
-    ]
+    prop_oneof![3 => windowing::hop(), 2 => windowing::cumulate(), 4 => windowing::session(), 1 => windowing::bin()]
+}
+
+fn predicate() -> impl Strategy<Value = Option<usize>> {
+    proptest::option::weighted(0.3, 0..PREDICATES.len())
+}
+
+/// An aggregate, and what follows it.
+pub(super) fn aggregate(post: impl Strategy<Value = Post>) -> impl Strategy<Value = Shape> {
+    let keys = proptest::collection::vec(0..KEYS.len(), 0..3);
+    let calls = proptest::collection::vec(0..AGGREGATES.len(), 0..5);
+    (keys, calls, predicate(), any::<bool>(), post).prop_map(|(keys, calls, predicate, join, post)| Shape::Aggregate {
+        keys,
+        calls,
+        predicate,
+        join,
+        post,
+    })
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
-    let predicate = || proptest::option::weighted(0.3, 0..PREDICATES.len());
     let post = prop_oneof![
         3 => Just(Post::None),
         1 => Just(Post::SameWindows),
         1 => (any::<bool>(), 1..30_i64).prop_map(|(start, size)| Post::Bins { start, size }),
+        1 => (any::<bool>(), 0..30_i64).prop_map(|(start, reach)| Post::Over { start, reach }),
     ];
-    let keys = proptest::collection::vec(0..KEYS.len(), 0..3);
-    let calls = proptest::collection::vec(0..AGGREGATES.len(), 0..5);
-    prop_oneof![
-        1 => predicate().prop_map(|predicate| Shape::Rows { predicate }),
-        4 => (keys, calls, predicate(), any::<bool>(), post).prop_map(|(keys, calls, predicate, join, post)| {
-            Shape::Aggregate { keys, calls, predicate, join, post }
-        }),
-    ]
+    prop_oneof![1 => predicate().prop_map(|predicate| Shape::Rows { predicate }), 4 => aggregate(post)]
 }
 
 fn scenario() -> impl Strategy<Value = Scenario> {
@@ -124,34 +104,29 @@ fn scenario() -> impl Strategy<Value = Scenario> {
     let some_rows = (1..4_u8).prop_flat_map(|partitions| rows(60, partitions));
     // The last two steps bring rows together from several ways.
     let before = proptest::option::weighted(0.3, 0..STATELESS.len() - 1);
-    (time_type(), base, delay, some_rows, before, function(), shape(), executions).prop_map(
-        |(time, base, delay, rows, before, function, shape, executions)| Scenario {
+    let windows = (function(), proptest::bool::weighted(0.2));
+    (time_type(), base, delay, some_rows, before, windows, shape(), executions).prop_map(
+        |(time, base, delay, rows, before, (function, apart), shape, executions)| Scenario {
             time,
             base,
             delay,
             rows,
             before,
             function,
+            apart,
             shape,
             executions: executions.into_iter().map(|runs| Execution { runs }).collect(),
         },
     )
 }
 
-/// A row and a window that it is in.
-type Pair = (usize, (i64, i64));
-
 impl Scenario {
     fn ms(&self, ticks: i64) -> i64 {
         ticks * self.time.tick_ms()
     }
 
-    fn ns(&self, ticks: i64) -> i64 {
-        self.ms(ticks) * MS
-    }
-
     fn interval(&self, ticks: i64) -> String {
-        format!("INTERVAL '{} milliseconds'", self.ms(ticks))
+        windowing::interval(ticks, self.time)
     }
 
     fn relation(&self) -> &'static str {
@@ -160,21 +135,7 @@ impl Scenario {
 
     /// The windowed relation in FROM.
     fn from(&self) -> String {
-        let (relation, interval) = (self.relation(), |ticks: i64| self.interval(ticks));
-        match &self.function {
-            Function::Hop { slide, size, offset } => {
-                format!("HOP({relation}, ts, {}, {}, {})", interval(*slide), interval(*size), interval(*offset))
-            }
-            Function::Cumulate { step, steps, offset } => {
-                let max = interval(step * steps);
-                format!("CUMULATE({relation}, ts, {}, {max}, {})", interval(*step), interval(*offset))
-            }
-            Function::Session { gap, keys } => {
-                let keys: Vec<String> = keys.iter().map(|key| format!(", {key}")).collect();
-                format!("SESSION({relation}, ts, {}{})", interval(*gap), keys.concat())
-            }
-            Function::Bin { .. } => relation.to_owned(),
-        }
+        self.function.from(self.relation(), self.time)
     }
 
     /// The group of a bin.
@@ -229,16 +190,27 @@ impl Scenario {
             (Post::SameWindows, _) => Some(
                 "SELECT window_start, window_end, count(*) AS c FROM q GROUP BY window_start, window_end".to_owned(),
             ),
-            (Post::Bins { start, size }, function) => {
-                let column = match function {
-                    Function::Bin { .. } => "bin",
-                    Function::Session { .. } => "window_end",
-                    _ if *start => "window_start",
-                    _ => "window_end",
-                };
-                let size = self.interval(*size);
+            (Post::Bins { start, size }, _) => {
+                let (size, column) = (self.interval(*size), self.bound(*start));
                 Some(format!("SELECT date_bin({size}, {column}) AS b, count(*) AS c FROM q GROUP BY 1"))
             }
+            (Post::Over { start, reach }, _) => {
+                let (reach, column) = (self.interval(*reach), self.bound(*start));
+                Some(format!(
+                    "SELECT {column}, count(*) OVER (ORDER BY {column} RANGE BETWEEN {reach} PRECEDING AND CURRENT ROW) AS c \
+                     FROM q"
+                ))
+            }
+        }
+    }
+
+    /// A bound of the windows that is an event time.
+    fn bound(&self, start: bool) -> &'static str {
+        match &self.function {
+            Function::Bin { .. } => "bin",
+            Function::Session { .. } => "window_end",
+            _ if start => "window_start",
+            _ => "window_end",
         }
     }
 
@@ -246,7 +218,8 @@ impl Scenario {
         self.before.map(|before| STATELESS[before].replace("{R}", "s"))
     }
 
-    fn yaml(&self) -> String {
+    /// `emit` is said by the step `q`.
+    pub(super) fn yaml(&self, emit: &str) -> String {
         let mut yaml = format!(
             "name: oracle\nsources:\n  s:\n    file: {{path: none.jsonl}}\n    columns: {}\n    linger: 0s\n    \
              event_time: {{column: ts, watermark: {}ms}}\n  t:\n    file: {{path: t.jsonl}}\n    table: {{}}\n    \
@@ -256,61 +229,23 @@ impl Scenario {
         );
         let step = |name: &str, sql: &str| format!("  {name}:\n    sql: {}\n", serde_json::to_string(sql).unwrap());
         yaml += &self.before().map(|sql| step("a", &sql)).unwrap_or_default();
-        yaml += &step("q", &self.sql().replace("{FROM}", &self.from()));
-        yaml += "    late: {to: late}\n";
+        let (from, late) = (self.from(), "    late: {to: late}\n");
+        if self.apart && self.bin().is_none() {
+            yaml += &step("w", &format!("SELECT * FROM {from}"));
+            yaml += late;
+            yaml += &step("q", &self.sql().replace("{FROM}", "w"));
+        } else {
+            yaml += &step("q", &self.sql().replace("{FROM}", &from));
+            yaml += late;
+        }
+        yaml += emit;
         let post = self.post();
         yaml += &post.as_ref().map(|sql| step("post", sql)).unwrap_or_default();
         let last = if post.is_some() { "post" } else { "q" };
         yaml + &format!("sinks:\n  out: {{from: {last}, stdout: {{}}}}\n  late: {{stdout: {{}}}}\n")
     }
 
-    /// All windows that hold `time`, in nanoseconds.
-    fn windows(&self, time: i64) -> Vec<(i64, i64)> {
-        let holding = |slide: i64, size: i64, offset: i64| -> Vec<(i64, i64)> {
-            let near = (time - offset) / slide;
-            let reach = size / slide + 2;
-            let starts = (near - reach..near + reach).map(|number| number * slide + offset);
-            starts.filter(|start| *start <= time && time < start + size).map(|start| (start, start + size)).collect()
-        };
-        match &self.function {
-            Function::Hop { slide, size, offset } => holding(self.ns(*slide), self.ns(*size), self.ns(*offset)),
-            Function::Cumulate { step, steps, offset } => {
-                let max = self.ns(step * steps);
-                let (start, _) = holding(max, max, self.ns(*offset))[0];
-                let ends = (1..=*steps).map(|number| start + number * self.ns(*step));
-                ends.filter(|end| time < *end).map(|end| (start, end)).collect()
-            }
-            Function::Bin { size, origin } => holding(self.ns(*size), self.ns(*size), self.ns(origin.unwrap_or(0))),
-            Function::Session { .. } => unreachable!(),
-        }
-    }
-
-    /// Which rows of `rows` are in which windows, and which ones are late.
-    fn model(&self, rows: &RecordBatch, watermark: &BTreeMap<i64, Option<i64>>) -> (Vec<Pair>, Vec<usize>) {
-        let times: Vec<i64> = nanoseconds(rows.column_by_name("ts").unwrap()).into_iter().map(Option::unwrap).collect();
-        let all_ids = ids(rows);
-        if let Function::Session { gap, keys } = &self.function {
-            // The order of the rows is that of their ids.
-            let mut order: Vec<usize> = (0..times.len()).collect();
-            order.sort_by_key(|row| all_ids[*row]);
-            let marks: Vec<i64> = all_ids.iter().map(|id| watermark[id].unwrap_or(i64::MIN)).collect();
-            return sessions(&order, &times, &marks, &keys_of(rows, keys), self.ns(*gap));
-        }
-        let (mut pairs, mut late) = (Vec::new(), Vec::new());
-        for (row, time) in times.into_iter().enumerate() {
-            let mark = watermark[&all_ids[row]];
-            let all = self.windows(time);
-            let open = all.iter().filter(|window| mark.is_none_or(|mark| window.1 > mark));
-            let before = pairs.len();
-            pairs.extend(open.map(|window| (row, *window)));
-            if pairs.len() == before && !all.is_empty() {
-                late.push(row);
-            }
-        }
-        (pairs, late)
-    }
-
-    async fn expected(&self) -> Result<Expected, String> {
+    pub(super) async fn expected(&self) -> Result<Expected, String> {
         let partitions = self.rows.iter().map(|row| row.partition).collect();
         let script = Script { rows: batch(&self.rows, self.time, self.base, 0), partitions };
         let reference = Batch::new();
@@ -334,7 +269,7 @@ impl Scenario {
             reference.table("r", &relation);
             relation = reference.query(&format!("SELECT * FROM r WHERE {}", PREDICATES[*index])).await?;
         }
-        let (pairs, late) = self.model(&relation, &watermark);
+        let Assigned { pairs, late } = self.function.assign(&relation, &watermark, self.time);
         let windowed = match is_bin {
             true => picked(&relation, &pairs),
             false => with_bounds(&relation, &pairs),
@@ -345,90 +280,9 @@ impl Scenario {
             reference.table("q", &output);
             output = reference.query(&post).await?;
         }
-        let relation_ids = ids(&relation);
-        let late = late.into_iter().map(|row| relation_ids[row]).collect();
         let scripts = BTreeMap::from([("s".to_owned(), Arc::new(script))]);
         Ok(Expected { scripts, output, late, without_time: timeless.len() })
     }
-}
-
-/// By row: its key, as bytes.
-fn keys_of(rows: &RecordBatch, keys: &[&str]) -> Vec<Vec<u8>> {
-    if keys.is_empty() {
-        return vec![vec![]; rows.num_rows()];
-    }
-    let columns: Vec<ArrayRef> = keys.iter().map(|key| rows.column_by_name(key).unwrap().clone()).collect();
-    let fields = columns.iter().map(|column| SortField::new(column.data_type().clone())).collect();
-    let rows = RowConverter::new(fields).unwrap().convert_columns(&columns).unwrap();
-    rows.iter().map(|row| row.data().to_vec()).collect()
-}
-
-/// Sessions as first and last time: times that follow each other by less than the gap.
-fn islands(mut times: Vec<i64>, gap: i64) -> Vec<(i64, i64)> {
-    times.sort_unstable();
-    let mut islands: Vec<(i64, i64)> = Vec::new();
-    for time in times {
-        match islands.last_mut().filter(|island| time - island.1 < gap) {
-            Some(island) => island.1 = time,
-            None => islands.push((time, time)),
-        }
-    }
-    islands
-}
-
-/// The sessions of the on-time rows, and the late rows: all is found anew for each row.
-fn sessions(order: &[usize], times: &[i64], marks: &[i64], keys: &[Vec<u8>], gap: i64) -> (Vec<Pair>, Vec<usize>) {
-    // By key: the rows that are on time, and when they began.
-    let mut on_time: BTreeMap<&[u8], Vec<(usize, i64)>> = BTreeMap::new();
-    let mut late = Vec::new();
-    for &row in order {
-        let (time, mark) = (times[row], marks[row]);
-        let mine = on_time.entry(&keys[row]).or_default();
-        let all = islands(mine.iter().map(|(row, _)| times[*row]).collect(), gap);
-        let near: Vec<(i64, i64)> = all.into_iter().filter(|(a, b)| time < b + gap && *a < time + gap).collect();
-        let closed = near.iter().any(|(_, last)| last + gap <= mark);
-        let begun = |(first, last): (i64, i64)| {
-            let rows = mine.iter().filter(|(row, _)| (first..=last).contains(&times[*row]));
-            rows.map(|(_, begun)| *begun).min().unwrap()
-        };
-        let joins = near.iter().any(|session| begun(*session) < time + gap);
-        if closed || (time + gap <= mark && !joins) {
-            late.push(row);
-        } else {
-            mine.push((row, mark.max(time)));
-        }
-    }
-    let mut pairs = Vec::new();
-    for mine in on_time.values() {
-        for (first, last) in islands(mine.iter().map(|(row, _)| times[*row]).collect(), gap) {
-            let inside = mine.iter().filter(|(row, _)| (first..=last).contains(&times[*row]));
-            pairs.extend(inside.map(|(row, _)| (*row, (first, last + gap))));
-        }
-    }
-    (pairs, late)
-}
-
-/// The rows of `pairs`.
-fn picked(rows: &RecordBatch, pairs: &[Pair]) -> RecordBatch {
-    let picked = UInt32Array::from_iter_values(pairs.iter().map(|(row, _)| *row as u32));
-    let columns = rows.columns().iter().map(|column| take(column, &picked, None).unwrap()).collect();
-    RecordBatch::try_new(rows.schema(), columns).unwrap()
-}
-
-/// The rows of `pairs` with their windows.
-fn with_bounds(rows: &RecordBatch, pairs: &[Pair]) -> RecordBatch {
-    let time = rows.column_by_name("ts").unwrap().data_type().clone();
-    let DataType::Timestamp(unit, zone) = &time else { panic!() };
-    let column = |pick: &dyn Fn(&Pair) -> i64| -> ArrayRef {
-        let values = Int64Array::from_iter_values(pairs.iter().map(|pair| pick(pair) / unit_ns(*unit)));
-        cast(&values, &DataType::Timestamp(*unit, zone.clone())).unwrap()
-    };
-    let rows = picked(rows, pairs);
-    let mut fields: Vec<_> = rows.schema().fields().iter().cloned().collect();
-    fields.extend(["window_start", "window_end"].map(|name| Arc::new(Field::new(name, time.clone(), false))));
-    let mut columns = rows.columns().to_vec();
-    columns.extend([column(&|pair| pair.1.0), column(&|pair| pair.1.1)]);
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).unwrap()
 }
 
 /// Runs `scenario` in all its ways and compares. The error says what is different.
@@ -437,14 +291,14 @@ pub(super) fn check(scenario: &Scenario) -> Result<(), String> {
     std::fs::write(folder.path().join("t.jsonl"), oracle::TABLE_JSON).unwrap();
     let (expected, mut plan) = harness::runtime().block_on(async {
         let expected = scenario.expected().await.map_err(|error| format!("the reference fails: {error}"))?;
-        let plan = harness::plan(folder.path(), &scenario.yaml()).await;
-        Ok::<_, String>((expected, plan.map_err(|error| format!("no plan: {error}\n{}", scenario.yaml()))?))
+        let plan = harness::plan(folder.path(), &scenario.yaml("")).await;
+        Ok::<_, String>((expected, plan.map_err(|error| format!("no plan: {error}\n{}", scenario.yaml("")))?))
     })?;
     for (number, execution) in scenario.executions.iter().enumerate() {
         plan.data_dir = folder.path().join(format!("data-{number}"));
         let world = World { scripts: expected.scripts.clone(), ..World::default() };
         oracle::execute(&mut plan, &world, execution)?;
-        let whole = |error| format!("execution {number}: {error}\n{}", scenario.yaml());
+        let whole = |error| format!("execution {number}: {error}\n{}", scenario.yaml(""));
         oracle::verify(&world, &expected, execution).map_err(whole)?;
     }
     Ok(())
