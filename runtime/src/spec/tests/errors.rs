@@ -197,7 +197,7 @@ fn a_table_needs_a_connector_of_tables() {
     4 |     kafka: {}
       |     ^^^^^
       = at sources.t.kafka
-      = help: read the table from: file, postgres; or remove `table:` for a stream
+      = help: read the table from: file, postgres, http; or remove `table:` for a stream
 
     1 error
     "#);
