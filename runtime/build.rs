@@ -7,7 +7,8 @@ fn main() {
     let target = |what: &str| std::env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
     let native = std::env::var("HOST") == std::env::var("TARGET");
     // The loader of glibc 2.36 is the first that reads them. Where another is built for, nothing is known of it.
-    if target("OS") == "linux" && target("ENV") == "gnu" && native && glibc().is_some_and(|version| version >= (2, 36)) {
+    if target("OS") == "linux" && target("ENV") == "gnu" && native && glibc().is_some_and(|version| version >= (2, 36))
+    {
         println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
     }
 }

@@ -127,7 +127,8 @@ pub(crate) fn canonical(value: &Value) -> String {
         Value::Array(values) => format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(", ")),
         Value::Number(number) if number.is_i64() || number.is_u64() => number.to_string(),
         Value::Number(number) => {
-            let number = number.as_f64().unwrap();
+            // Sums of floats depend on their order in the last digits; 12 of them are compared.
+            let number: f64 = format!("{:.11e}", number.as_f64().unwrap()).parse().unwrap();
             if number.fract() == 0.0 && number.abs() < 1e15 { format!("{number:.0}") } else { format!("{number:.11e}") }
         }
         Value::String(text) => {

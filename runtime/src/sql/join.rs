@@ -24,6 +24,7 @@ use crate::sql::interval_bounds::{Bound, bound};
 use crate::sql::join_prepare::{Reads, is_version, reads};
 use crate::sql::lower::Lowering;
 use crate::sql::refuse::Refusal;
+use crate::sql::wording::join_words;
 use crate::sql::{EVENT_TIME, WINDOW_BOUND, marks};
 
 impl Lowering<'_> {
@@ -36,7 +37,7 @@ impl Lowering<'_> {
             return Err(Refusal::SetOperation(operation).into());
         }
         if !matches!(join.join_type, JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full) {
-            let why = format!("a {} JOIN of two streams is not supported without a window", words(join.join_type));
+            let why = format!("a {} JOIN of two streams is not supported without a window", join_words(join.join_type));
             let hint = "use JOIN with bounds of time; for rows without a match, LEFT JOIN and in the next step \
                         WHERE … IS NULL";
             return Err(refusal_with(&join, &why, hint).into());
@@ -463,20 +464,6 @@ fn qualified(schema: &DFSchema, index: usize) -> String {
 fn time_name(schema: &DFSchema) -> Option<String> {
     let time = (0..schema.fields().len()).find(|index| marks::lag(schema.field(*index)).is_some());
     time.map(|index| qualified(schema, index))
-}
-
-/// A refusal that says how joins are bounded.
-/// A kind of join as SQL writes it.
-fn words(kind: JoinType) -> String {
-    let name = kind.to_string();
-    let mut words = String::new();
-    for letter in name.chars() {
-        if letter.is_uppercase() && !words.is_empty() {
-            words.push(' ');
-        }
-        words.extend(letter.to_uppercase());
-    }
-    words
 }
 
 /// The set operation that `join` is made of.

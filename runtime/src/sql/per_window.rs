@@ -21,7 +21,7 @@ use crate::sql::marks::{self, MARKS, event_time};
 use crate::sql::refuse::Refusal;
 use crate::sql::region::Region;
 use crate::sql::relation::internal;
-use crate::sql::subqueries::without_numbers;
+use crate::sql::subqueries::without_names;
 use crate::sql::windows::length_max;
 use crate::sql::{EVENT_TIME, WINDOW_BOUND};
 
@@ -204,7 +204,7 @@ impl Lowering<'_> {
 
     /// A fingerprint of `text` and of the modules whose functions it calls.
     fn hashed(&self, text: &str) -> String {
-        let mut text = without_numbers(text);
+        let mut text = without_names(text);
         let called = self.function_hashes.iter().filter(|(function, _)| text.contains(&format!("{function}(")));
         let mut called: Vec<String> = called.map(|(function, hash)| format!("\n{function}={hash}")).collect();
         called.sort_unstable();

@@ -10,6 +10,8 @@ use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Join, LogicalPla
 use crate::plan::graph::NodeId;
 use crate::sql::lower::Lowering;
 use crate::sql::per_window::{Bound, PerWindowQuery, Side, bound_of, shardable};
+use crate::sql::subqueries::without_names;
+use crate::sql::wording::join_words;
 
 /// A pair of equal expressions, of the left and of the right side.
 type Pair = (Expr, Expr);
@@ -38,7 +40,11 @@ impl Lowering<'_> {
         let conditions: Vec<String> = conditions.into_iter().chain(join.filter.iter().map(Expr::to_string)).collect();
         let query = PerWindowQuery {
             kind: "window-join",
-            does: format!("joins the rows of each window: {} on {}", join.join_type, conditions.join(" AND ")),
+            does: format!(
+                "joins the rows of each window: {} on {}",
+                join_words(join.join_type),
+                without_names(&conditions.join(" AND "))
+            ),
             sides: vec![left, right],
             sources,
             schema: join.schema.clone(),

@@ -2,9 +2,24 @@
 //!
 //! DataFusion has no error codes; its texts are matched here, and the tests of the planner show when one has changed.
 
+use datafusion::common::JoinType;
+
 use crate::spec::problem::nearest;
 use crate::sql::types;
 use crate::sql::windows::planner::Function;
+
+/// A kind of join as SQL writes it.
+pub(crate) fn join_words(kind: JoinType) -> String {
+    let name = kind.to_string();
+    let mut words = String::new();
+    for letter in name.chars() {
+        if letter.is_uppercase() && !words.is_empty() {
+            words.push(' ');
+        }
+        words.extend(letter.to_uppercase());
+    }
+    words
+}
 
 /// An error in our words.
 pub(crate) struct Said {
