@@ -14,6 +14,7 @@ use super::sources::bare;
 use crate::plan::graph::{Graph, NodeId, NodeKind};
 use crate::spec::model::{EmitSpec, StepSpec};
 use crate::spec::problem::{Part, Problem, nearest};
+use crate::sql::compare;
 use crate::sql::lower::Lowering;
 use crate::sql::mend::{self, Unknown};
 use crate::sql::parse::parse;
@@ -245,6 +246,7 @@ impl Builder<'_> {
     async fn logical(&self, statement: &Statement) -> Result<LogicalPlan, DataFusionError> {
         let state = self.session.state();
         let plan = state.statement_to_plan(DfStatement::Statement(Box::new(statement.clone()))).await?;
+        compare::check(&plan)?;
         state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})
     }
 

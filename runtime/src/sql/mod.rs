@@ -10,6 +10,7 @@
 pub(crate) mod aggregate;
 pub(crate) mod as_of;
 pub(crate) mod clock;
+pub(crate) mod compare;
 pub(crate) mod direct;
 pub(crate) mod expression;
 pub(crate) mod interval_bounds;

@@ -20,7 +20,7 @@ use crate::engine::operators::updating::top_n::TopNPlan;
 use crate::plan::graph::{Node, NodeId, NodeKind};
 use crate::sql::lower::Lowering;
 use crate::sql::marks;
-use crate::sql::refuse::Refusal;
+use crate::sql::refuse::{OverRefusal, Refusal};
 use crate::sql::updating::{event_time, final_field};
 use crate::sql::windows::bound;
 
@@ -114,12 +114,19 @@ impl Lowering<'_> {
     /// is kept; returns the operator's.
     pub(crate) fn first_rows(&mut self, window: &Window) -> Result<Option<NodeId>> {
         let limit = self.settings.first_rows.take();
-        let (Some(limit), true, [function]) = (limit, self.says_ttl(), &window.window_expr[..]) else {
-            return Ok(None);
-        };
+        let (Some(limit), [function]) = (limit, &window.window_expr[..]) else { return Ok(None) };
         let Some(function) = row_number(function) else { return Ok(None) };
-        let schema = window.input.schema();
-        if function.params.partition_by.iter().any(|key| is_bound(key, schema)) {
+        let (schema, params) = (window.input.schema(), &function.params);
+        if params.partition_by.iter().any(|key| is_bound(key, schema)) {
+            return Ok(None);
+        }
+        if !self.says_ttl() {
+            // OVER alone would count the rows of each key for ever.
+            let first_of_each =
+                !params.partition_by.is_empty() && first_in_time(&params.order_by, limit, schema).is_some();
+            if first_of_each && !self.reads_to_end(&window.input) {
+                return Err(Refusal::Over(OverRefusal::FirstRows).into());
+            }
             return Ok(None);
         }
         let per_key = PerKey {

@@ -57,6 +57,13 @@ pub(crate) enum Refusal {
     #[error("`{0}` is not supported over a stream")]
     Other(String),
     /// What is wrong was reported elsewhere; this is never shown.
+    #[error("`{text}` is text and `{number}` a number: they cannot be compared")]
+    TextAndNumber {
+        text: String,
+        number: String,
+        /// The number is written there.
+        literal: bool,
+    },
     #[error("this cannot be judged before another mistake is mended")]
     Unjudged,
 }
@@ -91,6 +98,8 @@ pub(crate) enum OverRefusal {
         "two OVER windows that wait for following rows cannot stand in one query: the first leaves no order of time"
     )]
     TwiceAhead,
+    #[error("the first row of each key can only be found while all keys are remembered, which would be for ever")]
+    FirstRows,
 }
 
 impl OverRefusal {
@@ -118,6 +127,10 @@ impl OverRefusal {
                  PRECEDING AND CURRENT ROW"
             }
             Self::LeadNulls => "leave the nulls out in a step before: WHERE value IS NOT NULL",
+            Self::FirstRows => {
+                "say on the step how long a key is remembered, `state.ttl: 1h`, or number the rows of each window: \
+                 PARTITION BY …, window_start, window_end"
+            }
             Self::TwiceAhead => "give them the same PARTITION BY and ORDER BY, or let all but one look back only",
         };
         Some(hint.to_owned())
@@ -148,6 +161,7 @@ impl OverRefusal {
             Self::Whole(of) | Self::Constant(of) | Self::Reach(of) | Self::Filter(of) => name == *of,
             Self::Keeps(of) => of.starts_with(&name),
             Self::LeadNulls => name == "LEAD",
+            Self::FirstRows => name == "ROW_NUMBER",
             Self::TwiceAhead => true,
         }
     }
@@ -184,6 +198,12 @@ impl Refusal {
                   window_end, ROLLUP (…)"
             }
             Self::StreamJoin { hint, .. } => hint,
+            Self::TextAndNumber { text, number, literal: true } => {
+                return Some(format!("write '{number}', or make a number of the text: TRY_CAST({text} AS double)"));
+            }
+            Self::TextAndNumber { text, number, .. } => {
+                return Some(format!("make both the same: CAST({number} AS text), or TRY_CAST({text} AS double)"));
+            }
             Self::OuterTable(_) => "turn it round: FROM stream LEFT JOIN table",
             Self::StreamSubquery => {
                 "use a table in the subquery, or rows of the same window: EXISTS (SELECT 1 FROM TUMBLE(b, ts, INTERVAL '1 \
@@ -323,11 +343,37 @@ impl Visitor for Finder<'_> {
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match (self.refusal, expression) {
             (Refusal::Over(over), Expr::Function(function)) if over.is_about(function) => self.take(expression.span()),
+            (Refusal::TextAndNumber { text, number, .. }, _) if compares(expression, text, number) => {
+                self.take(expression.span())
+            }
             (Refusal::StreamSubquery, Expr::InSubquery { .. } | Expr::Exists { .. } | Expr::Subquery(_)) => {
                 self.take(expression.span())
             }
             _ => ControlFlow::Continue(()),
         }
+    }
+}
+
+/// True where `expression` compares `text` with `number`, as far as both are columns or written there.
+fn compares(expression: &Expr, text: &str, number: &str) -> bool {
+    let is = |side: &Expr, name: &str| match side {
+        Expr::Identifier(ident) => normalised(ident) == name,
+        Expr::CompoundIdentifier(idents) => idents.last().is_some_and(|ident| normalised(ident) == name),
+        Expr::Value(value) => value.to_string() == name,
+        // What it is called in the plan is not known here.
+        _ => !name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.'),
+    };
+    match expression {
+        Expr::BinaryOp { left, right, .. } => {
+            (is(left, text) && is(right, number)) || (is(left, number) && is(right, text))
+        }
+        Expr::InList { expr, list, .. } => {
+            list.iter().any(|item| (is(expr, text) && is(item, number)) || (is(expr, number) && is(item, text)))
+        }
+        Expr::Between { expr, low, high, .. } => [low, high]
+            .into_iter()
+            .any(|bound| (is(expr, text) && is(bound, number)) || (is(expr, number) && is(bound, text))),
+        _ => false,
     }
 }
 

@@ -59,6 +59,10 @@ impl OperatorPlan for AggregatePlan {
         })
     }
 
+    async fn check(&self) -> DataFusionResult<()> {
+        try_accumulators(&self.calls)
+    }
+
     fn late(&self) -> Vec<SchemaRef> {
         if self.late { vec![self.input.clone()] } else { vec![] }
     }
@@ -327,6 +331,14 @@ pub(super) fn accumulator(aggregate: &Arc<AggregateFunctionExpr>) -> DataFusionR
     }
     let aggregate = aggregate.clone();
     Ok(Box::new(GroupsAccumulatorAdapter::new(move || aggregate.create_accumulator())))
+}
+
+/// Makes an accumulator of each of `calls`, for the error of those that cannot be made.
+pub(super) fn try_accumulators(calls: &[AggregateCall]) -> DataFusionResult<()> {
+    calls.iter().try_for_each(|call| match call.aggregate.groups_accumulator_supported() {
+        true => call.aggregate.create_groups_accumulator().map(drop),
+        false => call.aggregate.create_accumulator().map(drop),
+    })
 }
 
 #[async_trait]

@@ -90,7 +90,7 @@ macro_rules! wrong {
     )*};
 }
 
-wrong!(syntax names types_and_groups statements streams windows further over patterns);
+wrong!(syntax names types_and_groups statements streams windows further over patterns compared);
 
 #[test]
 fn nothing_is_said_about_queries_that_run() {

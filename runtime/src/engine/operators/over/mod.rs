@@ -29,7 +29,7 @@ use crate::engine::element::END_OF_TIME;
 use crate::engine::error::RunError;
 use crate::engine::keyed::{EncodedKeys, KeyEncoder, KeyTable, Selection};
 use crate::engine::operator::{Description, Operator, OperatorPlan, Output, Site, StateSize};
-use crate::engine::operators::over::call::Call;
+use crate::engine::operators::over::call::{Call, CallKind};
 use crate::engine::operators::over::function::{Function, Row, View};
 use crate::engine::operators::over::sequence::{Bound, Facts, Frame, Sequence};
 use crate::engine::operators::over::store::{Slots, Store, StoreKind, StoreSpec};
@@ -101,6 +101,13 @@ impl OperatorPlan for OverPlan {
     async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError> {
         let over = Over::new(self.clone(), site.step.clone());
         Ok(Box::new(over.map_err(|error| site.failed(error.strip_backtrace()))?))
+    }
+
+    async fn check(&self) -> DataFusionResult<()> {
+        self.calls.iter().try_for_each(|call| match &call.kind {
+            CallKind::General(general) => general.aggregate.create_accumulator().map(drop),
+            _ => Ok(()),
+        })
     }
 
     fn late(&self) -> Vec<SchemaRef> {

@@ -20,7 +20,7 @@ use crate::engine::element::END_OF_TIME;
 use crate::engine::error::RunError;
 use crate::engine::keyed::{EncodedKeys, KeyEncoder, KeyTable, Selection};
 use crate::engine::operator::{Description, Operator, OperatorPlan, Output, Site, StateSize};
-use crate::engine::operators::aggregate::{AggregateCall, Arguments, Constants, OutputColumn};
+use crate::engine::operators::aggregate::{AggregateCall, Arguments, Constants, OutputColumn, try_accumulators};
 use crate::engine::operators::window_parts::{WindowKey, parts};
 use crate::engine::times;
 use crate::sql::windows::unit_ns;
@@ -56,6 +56,10 @@ pub(crate) struct UpdatingAggregatePlan {
 impl OperatorPlan for UpdatingAggregatePlan {
     async fn create(&self, site: Site) -> Result<Box<dyn Operator>, RunError> {
         Ok(Box::new(UpdatingAggregate::new(self.clone(), site)?))
+    }
+
+    async fn check(&self) -> DataFusionResult<()> {
+        try_accumulators(&self.calls)
     }
 
     fn late(&self) -> Vec<SchemaRef> {
