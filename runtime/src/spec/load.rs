@@ -88,9 +88,14 @@ impl Loaded {
         written.map_or_else(|| file_stem(&self.file), str::to_owned)
     }
 
-    /// All problems with their places, and further ones that were found later (by the planner).
+    /// All problems with their places, and further ones that were found later (by the planner). A place has one warning:
+    /// what was said of the file alone is not said again.
     pub fn located(&self, further: &[Problem]) -> Vec<Located> {
-        self.map.located_all(self.problems.iter().chain(further))
+        let warned = |problem: &&Problem| {
+            problem.severity == Severity::Warning
+                && self.problems.iter().any(|known| known.severity == Severity::Warning && known.path == problem.path)
+        };
+        self.map.located_all(self.problems.iter().chain(further.iter().filter(|problem| !warned(problem))))
     }
 }
 

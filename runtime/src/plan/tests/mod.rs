@@ -45,3 +45,12 @@ fn shown(text: &str) -> String {
     let text = text.to_owned();
     on_worker(async move { render::human(&located(Path::new("p.yaml"), &text).await, false) })
 }
+
+#[test]
+fn what_nobody_reads_is_warned_about_once() {
+    let text = "sources:\n  a: {http: {}, columns: {v: double}}\n  lone: {http: {path: /lone}, columns: {v: double}}\n\
+                steps: {s: {sql: select v from a}}\nsinks: {o: {from: s, stdout: {}}}\n";
+    let found = on_worker(async move { located(std::path::Path::new("p.yaml"), text).await });
+    let shown: Vec<String> = found.iter().map(|found| format!("{} {}", found.location.line, found.message)).collect();
+    assert_eq!(shown, ["3 no step and no sink reads the source `lone`"]);
+}
