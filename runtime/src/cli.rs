@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -318,7 +319,7 @@ async fn problems_of(files: &[PathBuf], profile: Option<String>, all: bool) -> R
     let options = LoadOptions { profile, ..LoadOptions::default() };
     let environment = planning_only()?;
     let loaded: Vec<_> = files.iter().map(|file| spec::load(file, &options)).collect();
-    let clashes = spec::name_clashes(&loaded.iter().collect::<Vec<_>>());
+    let clashes = spec::name_clashes(&loaded.iter().collect::<Vec<_>>(), &BTreeMap::new());
     let mut problems = Vec::new();
     for (index, loaded) in loaded.iter().enumerate() {
         let clashing = clashes.iter().filter(|(i, _)| *i == index).map(|(_, problem)| problem.clone()).collect();

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::plan::Environment;
 use crate::redact::SharedSecrets;
 use crate::spec::{LoadOptions, Located, render};
-use folder::{Candidate, Folder};
+use folder::{Candidate, Folder, Known};
 use supervisor::{State, Supervisor};
 
 /// What the daemon is started with.
@@ -276,7 +276,8 @@ impl Daemon {
     /// Makes what runs equal to what the files say now. What takes time (last barriers, starts) goes on in the
     /// [`Changes`] that are returned, so that the loop stays open for other events.
     async fn look(&mut self) -> Changes {
-        let known = self.pipelines().iter().map(|(name, p)| (name.clone(), p.hash.clone())).collect();
+        let as_known = |p: &Pipeline| Known { file: p.file.clone(), hash: p.hash.clone() };
+        let known = self.pipelines().iter().map(|(name, p)| (name.clone(), as_known(p))).collect();
         let candidates = self.folder.scan(&known, self.options.bounded).await;
         let mut changes = Changes::default();
         self.stop_missing(&candidates, &mut changes);
@@ -331,17 +332,21 @@ impl Daemon {
                 if let Some(pipeline) = self.pipelines().get_mut(&name) {
                     // A mistake that was undone leaves no other trace; a refusal stands until the file changes.
                     pipeline.problems = candidate.problems;
+                    // The file may have another name.
+                    pipeline.file = candidate.file;
                     if let Some(reason) = &pipeline.refused {
                         changes.report.refused.insert(name, reason.clone());
                     }
                 }
                 return;
             }
-            folder::Change::Broken => {
+            folder::Change::Broken | folder::Change::Clash => {
                 self.shared.metrics.reload(&name, "invalid");
+                // What runs by the name of a clash has nothing to do with this file.
+                let its_own = !matches!(candidate.change, folder::Change::Clash);
+                let of_it = |known: &str, p: &Pipeline| p.file == candidate.file || its_own && known == name;
                 let mut pipelines = self.pipelines();
-                let by_file = pipelines.iter_mut().find(|(known, p)| **known == name || p.file == candidate.file);
-                if let Some((known, pipeline)) = by_file {
+                if let Some((known, pipeline)) = pipelines.iter_mut().find(|(known, p)| of_it(known, p)) {
                     tracing::warn!(pipeline = known, "the file has mistakes: what runs stays as it was");
                     pipeline.problems = candidate.problems;
                 }
