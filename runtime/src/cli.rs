@@ -64,7 +64,8 @@ enum Command {
         #[arg(value_enum, default_value_t = SchemaOf::Pipeline)]
         of: SchemaOf,
     },
-    /// Tell a running daemon to look at its files now; fails where a file has mistakes or a change is refused.
+    /// Tell a running daemon to look at its files now; fails where a file has mistakes, a change is refused, or what is new
+    /// fails as soon as it is started.
     Reload {
         /// The daemon's address.
         #[arg(long, default_value = DEFAULT_LISTEN)]

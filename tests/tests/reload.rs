@@ -202,6 +202,45 @@ async fn a_copied_file_does_not_take_over_the_pipeline_that_runs_by_its_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_is_asked_for_fails_while_the_newest_plan_is_rolled_back() {
+    let mut sandbox = Sandbox::new();
+    std::fs::write(sandbox.path("taken.jsonl"), "{}\n").unwrap();
+    sandbox.pipeline("aside", ASIDE);
+    sandbox.start().await;
+    sandbox.running("aside").await;
+    let address = format!("127.0.0.1:{}", sandbox.port);
+    let failing = ASIDE.replace("{path: ../aside.jsonl}", "{path: ../taken.jsonl, if_exists: fail}");
+    assert_ne!(failing, ASIDE);
+    // A sink of another name: one of the same name would bring its state along.
+    let failing = failing.replace("{o: ", "{p: ");
+    sandbox.pipeline("aside", &failing);
+    for _ in 0..2 {
+        let (exit, stdout, stderr) = sandbox.run(&["reload", "--address", &address]);
+        assert_eq!(exit.code(), Some(1), "{stdout}{stderr}");
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        let reason = report["failed"]["aside"].as_str().unwrap_or_default();
+        assert!(reason.contains("exists already") && reason.contains("the one before it runs"), "{report:#}");
+        assert_eq!(report["reloaded"], Value::Array(vec![]), "{report:#}");
+    }
+    let status = sandbox.status("aside").await;
+    assert!(status["rolled_back"].is_string() && status["state"] == "running", "{status:#}");
+
+    // One that cannot be started at all is not said to be.
+    sandbox.pipeline("new", &failing);
+    let (exit, stdout, _) = sandbox.run(&["reload", "--address", &address]);
+    assert_eq!(exit.code(), Some(1), "{stdout}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert!(report["failed"]["new"].is_string() && report["started"] == Value::Array(vec![]), "{report:#}");
+    std::fs::remove_file(sandbox.yaml("new")).unwrap();
+
+    sandbox.pipeline("aside", ASIDE);
+    let (exit, stdout, _) = sandbox.run(&["reload", "--address", &address]);
+    assert_eq!(exit.code(), Some(0), "{stdout}");
+    let status = sandbox.status("aside").await;
+    assert!(status["rolled_back"].is_null(), "{status:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_config_map_that_is_swapped_and_a_hangup_are_noticed() {
     let mut sandbox = Sandbox::new();
     // As Kubernetes mounts it: files are links into `..data`, which is a link that is swapped.
