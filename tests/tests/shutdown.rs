@@ -110,6 +110,10 @@ fn a_bounded_run_says_by_its_exit_code_how_it_went() {
     let (status, _, stderr) = sandbox.run(&["run", "nothing-here", "--bounded"]);
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("nothing-here does not exist"), "{stderr}");
+
+    let (status, _, stderr) = sandbox.run(BOUNDED);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("there is no *.yaml or *.yml file to run"), "{stderr}");
 }
 
 #[test]
