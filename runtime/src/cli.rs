@@ -1,7 +1,8 @@
 //! The command line.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -63,7 +64,8 @@ enum Command {
         #[arg(value_enum, default_value_t = SchemaOf::Pipeline)]
         of: SchemaOf,
     },
-    /// Tell a running daemon to look at its files now; fails where a file has mistakes or a change is refused.
+    /// Tell a running daemon to look at its files now; fails where a file has mistakes, a change is refused, or what is new
+    /// fails as soon as it is started.
     Reload {
         /// The daemon's address.
         #[arg(long, default_value = DEFAULT_LISTEN)]
@@ -162,7 +164,7 @@ Examples:
 
 #[derive(Debug, clap::Args)]
 struct ExplainArguments {
-    /// The pipeline's file.
+    /// The pipeline's file, or a folder: then all of its pipelines, as text.
     file: PathBuf,
     /// Only what this step needs, and the sinks that take its rows.
     step: Option<String>,
@@ -262,6 +264,10 @@ async fn run(arguments: RunArguments, secrets: SharedSecrets) -> ExitCode {
             return fail(&format!("{} does not exist", path.display()));
         }
     }
+    // Without --bounded the files may still come.
+    if arguments.bounded && spec::find(&arguments.paths).0.is_empty() {
+        return fail("there is no *.yaml or *.yml file to run");
+    }
     let options = Options {
         paths: arguments.paths,
         load: LoadOptions { profile: arguments.profile, ..LoadOptions::default() },
@@ -318,7 +324,7 @@ async fn problems_of(files: &[PathBuf], profile: Option<String>, all: bool) -> R
     let options = LoadOptions { profile, ..LoadOptions::default() };
     let environment = planning_only()?;
     let loaded: Vec<_> = files.iter().map(|file| spec::load(file, &options)).collect();
-    let clashes = spec::name_clashes(&loaded.iter().collect::<Vec<_>>());
+    let clashes = spec::name_clashes(&loaded.iter().collect::<Vec<_>>(), &BTreeMap::new());
     let mut problems = Vec::new();
     for (index, loaded) in loaded.iter().enumerate() {
         let clashing = clashes.iter().filter(|(i, _)| *i == index).map(|(_, problem)| problem.clone()).collect();
@@ -369,17 +375,48 @@ async fn explain(arguments: ExplainArguments) -> ExitCode {
         Ok(environment) => environment,
         Err(message) => return fail(&message),
     };
-    if !arguments.file.is_file() {
-        return fail(&format!("{} is not a file", arguments.file.display()));
+    let path = &arguments.file;
+    if !path.is_dir() {
+        return Box::pin(explain_file(path, &arguments, &environment)).await;
     }
-    let options = LoadOptions { profile: arguments.profile, ..LoadOptions::default() };
-    let loaded = spec::load(&arguments.file, &options);
+    if arguments.step.is_some() || !matches!(arguments.format, ExplainFormat::Text) {
+        return fail(&format!(
+            "{} is a folder: a STEP, and another format than text, go with one file",
+            path.display()
+        ));
+    }
+    let (files, unreadable) = spec::find(std::slice::from_ref(path));
+    if let Some(problem) = unreadable.first() {
+        return fail(&problem.message);
+    }
+    if files.is_empty() {
+        return fail(&format!("there is no *.yaml or *.yml file in {}", path.display()));
+    }
+    let mut code = ExitCode::SUCCESS;
+    for (index, file) in files.iter().enumerate() {
+        if index > 0 {
+            print("\n");
+        }
+        if Box::pin(explain_file(file, &arguments, &environment)).await != ExitCode::SUCCESS {
+            code = ExitCode::FAILURE;
+        }
+    }
+    code
+}
+
+/// Tells what one file will be when it runs.
+async fn explain_file(file: &Path, arguments: &ExplainArguments, environment: &Environment) -> ExitCode {
+    if !file.is_file() {
+        return fail(&format!("{} is not a file", file.display()));
+    }
+    let options = LoadOptions { profile: arguments.profile.clone(), ..LoadOptions::default() };
+    let loaded = spec::load(file, &options);
     let plan = match &loaded.spec {
-        Some(spec) => Box::pin(Plan::build(&loaded.file, spec, &environment)).await.0,
+        Some(spec) => Box::pin(Plan::build(&loaded.file, spec, environment)).await.0,
         None => None,
     };
     let Some(plan) = plan else {
-        let problems = Box::pin(judge(&loaded, Vec::new(), &environment)).await;
+        let problems = Box::pin(judge(&loaded, Vec::new(), environment)).await;
         eprint!("{}", render::human(&problems, std::io::stderr().is_terminal()));
         return ExitCode::FAILURE;
     };

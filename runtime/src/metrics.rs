@@ -328,29 +328,28 @@ impl PipelineMetrics {
 
     /// Rows delivered by all sources and written by all sinks so far, by name.
     pub(crate) fn row_counts(&self) -> (HashMap<String, u64>, HashMap<String, u64>) {
-        let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let counts = |family: &str, of: &IntCounterVec| {
-            let named = series.iter().filter(|(name, _)| *name == family);
-            named
-                .map(|(_, labels)| {
-                    let values: Vec<&str> = labels.iter().map(String::as_str).collect();
-                    (labels[1].clone(), of.with_label_values(&values).get())
-                })
-                .collect()
-        };
-        (counts("source", &self.all.source_rows), counts("sink", &self.all.sink_rows))
+        (self.counts("source", &self.all.source_rows), self.counts("sink", &self.all.sink_rows))
+    }
+
+    /// Late rows so far, by operator.
+    pub(crate) fn late_rows(&self) -> HashMap<String, u64> {
+        self.counts("operator", &self.all.late)
     }
 
     /// Dead letters so far.
     pub(crate) fn dead_letters(&self) -> u64 {
+        self.counts("dead_letter", &self.all.dead_letters).values().sum()
+    }
+
+    /// The values of a counter of `family`, by its label beside the pipeline's.
+    fn counts(&self, family: &str, of: &IntCounterVec) -> HashMap<String, u64> {
         let series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
-        let letters = series.iter().filter(|(name, _)| *name == "dead_letter");
-        letters
-            .map(|(_, labels)| {
-                let values: Vec<&str> = labels.iter().map(String::as_str).collect();
-                self.all.dead_letters.with_label_values(&values).get()
-            })
-            .sum()
+        let named = series.iter().filter(|(name, _)| *name == family);
+        let counts = named.map(|(_, labels)| {
+            let values: Vec<&str> = labels.iter().map(String::as_str).collect();
+            (labels[1].clone(), of.with_label_values(&values).get())
+        });
+        counts.collect()
     }
 
     /// Removes the pipeline's series: the pipeline is gone.

@@ -39,6 +39,25 @@ fn internal_names(text: &str) -> Vec<&str> {
 }
 
 #[test]
+fn a_folder_is_explained_file_by_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = folder.path().display().to_string();
+    let (success, _, errors) = explained(folder.path(), &[&shown]);
+    assert!(!success && errors.contains("there is no *.yaml or *.yml file in"), "{errors}");
+    let yaml = "sources: {s: {generate: {columns: {n: {sequence: {}}}}}}\nsinks: {o: {from: s, stdout: {}}}\n";
+    for name in ["one", "two"] {
+        std::fs::write(folder.path().join(format!("{name}.yaml")), yaml).unwrap();
+    }
+    let (success, text, errors) = explained(folder.path(), &[&shown]);
+    assert!(success && text.contains("one") && text.contains("two"), "{text}{errors}");
+    let (success, _, errors) = explained(folder.path(), &[&shown, "--format", "json"]);
+    assert!(!success && errors.contains("is a folder"), "{errors}");
+    std::fs::write(folder.path().join("three.yaml"), yaml.replace("from: s", "from: x")).unwrap();
+    let (success, text, errors) = explained(folder.path(), &[&shown]);
+    assert!(!success && text.contains("two") && errors.contains("three.yaml"), "{text}{errors}");
+}
+
+#[test]
 fn every_pipeline_is_explained_without_names_that_nobody_wrote() {
     let input = tempfile::tempdir().unwrap();
     ::nexmark::feed::write_side_input(input.path()).unwrap();

@@ -168,6 +168,79 @@ async fn files_that_appear_are_started_removed_ones_stopped_and_broken_ones_leav
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copied_file_does_not_take_over_the_pipeline_that_runs_by_its_name() {
+    let mut sandbox = Sandbox::new();
+    let named = |output: &str| format!("name: one\n{}", ASIDE.replace("aside", output));
+    sandbox.pipeline("one", &named("one"));
+    sandbox.start().await;
+    let before = sandbox.running("one").await;
+    let address = format!("127.0.0.1:{}", sandbox.port);
+    // Its path is before that of the file that runs; and there is one that has the name by its own.
+    sandbox.pipeline("a_copy", &format!("# A copy.\n{}", named("two")));
+    let (exit, stdout, stderr) = sandbox.run(&["reload", "--address", &address]);
+    assert_eq!(exit.code(), Some(1), "{stdout}{stderr}");
+    assert!(stdout.contains("two pipelines are named `one`") && stdout.contains("a_copy.yaml"), "{stdout}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    let problem = &report["problems"][0];
+    assert!(problem["file"].as_str().unwrap().ends_with("a_copy.yaml") && problem["line"] == 2, "{report:#}");
+    assert_eq!((&report["reloaded"], &report["started"]), (&Value::Array(vec![]), &Value::Array(vec![])), "{report:#}");
+    let now = sandbox.status("one").await;
+    for untouched in ["since", "reloads", "restarts", "state", "file", "problems"] {
+        assert_eq!(now[untouched], before[untouched], "{untouched}: {now:#}");
+    }
+    assert!(!sandbox.path("two.jsonl").exists());
+
+    // An edit of the file that runs is taken, and when it goes, the copy takes over.
+    sandbox.pipeline("one", &named("one").replace("50/s", "60/s"));
+    sandbox.status_until("one", "reloaded", |status| status["reloads"] == 1).await;
+    std::fs::remove_file(sandbox.yaml("one")).unwrap();
+    let status = sandbox.status_until("one", "taken over", |status| status["reloads"] == 2).await;
+    assert!(status["file"].as_str().unwrap().ends_with("a_copy.yaml"), "{status:#}");
+    sandbox.status_until("one", "it writes", |status| status["rows_out"]["o"].as_u64() > Some(0)).await;
+    assert!(sandbox.path("two.jsonl").exists());
+    assert_eq!(sandbox.status("one").await["problems"], Value::Array(vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_is_asked_for_fails_while_the_newest_plan_is_rolled_back() {
+    let mut sandbox = Sandbox::new();
+    std::fs::write(sandbox.path("taken.jsonl"), "{}\n").unwrap();
+    sandbox.pipeline("aside", ASIDE);
+    sandbox.start().await;
+    sandbox.running("aside").await;
+    let address = format!("127.0.0.1:{}", sandbox.port);
+    let failing = ASIDE.replace("{path: ../aside.jsonl}", "{path: ../taken.jsonl, if_exists: fail}");
+    assert_ne!(failing, ASIDE);
+    // A sink of another name: one of the same name would bring its state along.
+    let failing = failing.replace("{o: ", "{p: ");
+    sandbox.pipeline("aside", &failing);
+    for _ in 0..2 {
+        let (exit, stdout, stderr) = sandbox.run(&["reload", "--address", &address]);
+        assert_eq!(exit.code(), Some(1), "{stdout}{stderr}");
+        let report: Value = serde_json::from_str(&stdout).unwrap();
+        let reason = report["failed"]["aside"].as_str().unwrap_or_default();
+        assert!(reason.contains("exists already") && reason.contains("the one before it runs"), "{report:#}");
+        assert_eq!(report["reloaded"], Value::Array(vec![]), "{report:#}");
+    }
+    let status = sandbox.status("aside").await;
+    assert!(status["rolled_back"].is_string() && status["state"] == "running", "{status:#}");
+
+    // One that cannot be started at all is not said to be.
+    sandbox.pipeline("new", &failing);
+    let (exit, stdout, _) = sandbox.run(&["reload", "--address", &address]);
+    assert_eq!(exit.code(), Some(1), "{stdout}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert!(report["failed"]["new"].is_string() && report["started"] == Value::Array(vec![]), "{report:#}");
+    std::fs::remove_file(sandbox.yaml("new")).unwrap();
+
+    sandbox.pipeline("aside", ASIDE);
+    let (exit, stdout, _) = sandbox.run(&["reload", "--address", &address]);
+    assert_eq!(exit.code(), Some(0), "{stdout}");
+    let status = sandbox.status("aside").await;
+    assert!(status["rolled_back"].is_null(), "{status:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_config_map_that_is_swapped_and_a_hangup_are_noticed() {
     let mut sandbox = Sandbox::new();
     // As Kubernetes mounts it: files are links into `..data`, which is a link that is swapped.

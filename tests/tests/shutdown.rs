@@ -110,6 +110,50 @@ fn a_bounded_run_says_by_its_exit_code_how_it_went() {
     let (status, _, stderr) = sandbox.run(&["run", "nothing-here", "--bounded"]);
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("nothing-here does not exist"), "{stderr}");
+
+    let (status, _, stderr) = sandbox.run(BOUNDED);
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("there is no *.yaml or *.yml file to run"), "{stderr}");
+}
+
+#[test]
+fn the_end_of_a_bounded_run_says_what_became_of_its_rows() {
+    let sandbox = Sandbox::new();
+    // Every row but the first comes after its window has closed.
+    let rows: String = (0..10).map(|n| format!("{{\"ts\": {}, \"k\": \"a\"}}\n", 100_000 - n * 10_000)).collect();
+    std::fs::write(sandbox.path("in.jsonl"), rows).unwrap();
+    let late = r#"
+sources:
+  s: {file: {path: ../in.jsonl}, columns: {ts: {type: timestamp, unit: ms}, k: text}, event_time: {column: ts, watermark: 0s}}
+steps:
+  counts: {sql: "SELECT k, count(*) AS n FROM TUMBLE(s, ts, INTERVAL '1 second') GROUP BY k, window_start, window_end"}
+sinks:
+  o: {from: counts, file: {path: ../out.jsonl}}
+"#;
+    let line = |stderr: &str| stderr.lines().find(|line| line.contains("at their end")).unwrap_or_default().to_owned();
+    sandbox.pipeline("late", late);
+    let (status, _, stderr) = sandbox.run(BOUNDED);
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    let letters = sandbox.lines("data/late/dead-letter.jsonl").len();
+    assert_eq!(letters, 9, "{stderr}");
+    let place = "dead_letters_in=\"data/late/dead-letter.jsonl\"";
+    let end = line(&stderr);
+    for part in ["WARN", "rows_in=10 rows_out=1 late=9 dropped=0 dead_letters=9", place] {
+        assert!(end.contains(part), "{part}: {stderr}");
+    }
+    let first = stderr.lines().find(|line| line.contains("dead letter ") && line.contains("reason=")).unwrap();
+    assert!(first.contains("WARN") && first.contains(place), "{stderr}");
+
+    sandbox.pipeline("late", &late.replace("counts: {", "counts: {late: {to: drop}, "));
+    let end = line(&sandbox.run(BOUNDED).2);
+    assert!(end.contains("WARN") && end.contains("late=9 dropped=9 dead_letters=0"), "{end}");
+    assert!(!end.contains("dead_letters_in"), "{end}");
+
+    sandbox.pipeline("late", &late.replace("watermark: 0s", "watermark: 1h"));
+    let (status, _, stderr) = sandbox.run(BOUNDED);
+    assert_eq!(status.code(), Some(0), "{stderr}");
+    let end = line(&stderr);
+    assert!(end.contains("INFO") && end.contains("rows_in=10 rows_out=10 late=0 dropped=0 dead_letters=0"), "{end}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

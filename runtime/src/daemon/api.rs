@@ -133,7 +133,8 @@ async fn pipeline(Shared_(api): Shared_<Api>, Path(name): Path<String>) -> Respo
     }
 }
 
-/// Looks at the files at once. 200 where all is well, 422 where a file has mistakes or a change was refused.
+/// Looks at the files at once. 200 where all is well, 422 where a file has mistakes, a change was refused, or what is new
+/// failed as soon as it was started.
 async fn reload(Shared_(api): Shared_<Api>) -> Response {
     let (reply, answer) = oneshot::channel();
     if api.events.send(Event::Reload(reply)).await.is_err() {
@@ -141,9 +142,9 @@ async fn reload(Shared_(api): Shared_<Api>) -> Response {
     }
     match answer.await {
         Ok(report) => {
-            let failed = report.problems.iter().any(|problem| problem.severity == Severity::Error);
-            let status =
-                if failed || !report.refused.is_empty() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+            let mistakes = report.problems.iter().any(|problem| problem.severity == Severity::Error);
+            let well = !mistakes && report.refused.is_empty() && report.failed.is_empty();
+            let status = if well { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
             (status, Json(report)).into_response()
         }
         Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping".into()),

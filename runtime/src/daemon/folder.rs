@@ -30,19 +30,27 @@ pub(crate) struct Candidate {
     pub(crate) change: Change,
 }
 
+/// A pipeline as it was taken from its file.
+pub(crate) struct Known {
+    pub(crate) file: PathBuf,
+    pub(crate) hash: String,
+}
+
 /// What is to be done about it.
 pub(crate) enum Change {
     /// It is as it was.
     None,
     /// It has mistakes.
     Broken,
+    /// Its name belongs to another file.
+    Clash,
     /// It is new or has changed.
     New(Box<Plan>),
 }
 
 impl Change {
     pub(crate) fn is_broken(&self) -> bool {
-        matches!(self, Self::Broken)
+        matches!(self, Self::Broken | Self::Clash)
     }
 }
 
@@ -71,12 +79,13 @@ impl Folder {
         folders
     }
 
-    /// Reads all files and plans what is not as in `known` (hashes by name).
-    pub(crate) async fn scan(&mut self, known: &BTreeMap<String, String>, bounded: bool) -> Vec<Candidate> {
+    /// Reads all files and plans what is not as in `known` (by name).
+    pub(crate) async fn scan(&mut self, known: &BTreeMap<String, Known>, bounded: bool) -> Vec<Candidate> {
         let (files, unreadable) = find(&self.paths);
         let loaded: Vec<Loaded> = files.iter().map(|file| load(file, &self.load)).collect();
         loaded.iter().for_each(|loaded| self.secrets.merge(&loaded.secrets));
-        let mut clashes = name_clashes(&loaded.iter().collect::<Vec<_>>());
+        let running = known.iter().map(|(name, known)| (name.clone(), known.file.clone())).collect();
+        let mut clashes = name_clashes(&loaded.iter().collect::<Vec<_>>(), &running);
         self.files = loaded.iter().flat_map(|loaded| loaded.files_read.clone()).collect();
         for problem in unreadable {
             tracing::error!("{}", problem.message);
@@ -94,7 +103,7 @@ impl Folder {
         &mut self,
         loaded: &Loaded,
         further: Vec<Problem>,
-        known: &BTreeMap<String, String>,
+        known: &BTreeMap<String, Known>,
         bounded: bool,
     ) -> Candidate {
         let (name, file) = (loaded.name(), loaded.file.clone());
@@ -112,9 +121,10 @@ impl Folder {
                 (None, Some(draft)) => Plan::judge(&file, draft, &self.environment).await,
                 (None, None) => Vec::new(),
             };
-            return candidate(loaded.located(&[further, more].concat()), Change::Broken);
+            let change = if further.is_empty() { Change::Broken } else { Change::Clash };
+            return candidate(loaded.located(&[further, more].concat()), change);
         };
-        if known.get(&name) == Some(&hash) {
+        if known.get(&name).is_some_and(|known| known.hash == hash) {
             return candidate(loaded.located(&[]), Change::None);
         }
         let (plan, mut problems) = Plan::build(&file, spec, &self.environment).await;

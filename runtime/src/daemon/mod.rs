@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::plan::Environment;
 use crate::redact::SharedSecrets;
 use crate::spec::{LoadOptions, Located, render};
-use folder::{Candidate, Folder};
+use folder::{Candidate, Folder, Known};
 use supervisor::{State, Supervisor};
 
 /// What the daemon is started with.
@@ -81,6 +81,8 @@ pub(crate) struct ReloadReport {
     pub(crate) stopped: Vec<String>,
     /// Pipelines whose change was refused, with the reason.
     pub(crate) refused: BTreeMap<String, String>,
+    /// Pipelines that do not run as their files say, because that failed, with the reason.
+    pub(crate) failed: BTreeMap<String, String>,
     /// Files with mistakes.
     pub(crate) problems: Vec<Located>,
 }
@@ -123,6 +125,8 @@ pub(crate) struct Pipeline {
     /// Why the last change was refused.
     pub(crate) refused: Option<String>,
     pub(crate) reloads: u64,
+    /// When its last change was done; `None` while one is under way.
+    changed: Option<tokio::time::Instant>,
 }
 
 /// The daemon.
@@ -244,8 +248,10 @@ impl Daemon {
                 }
                 Event::Reload(reply) => {
                     let changes = self.look().await;
+                    let shared = self.shared.clone();
                     tokio::spawn(async move {
-                        let report = changes.finish().await;
+                        let mut report = changes.finish().await;
+                        shared.prove(&mut report).await;
                         // Whoever asked may have gone away.
                         reply.send(report).ok();
                     });
@@ -276,7 +282,8 @@ impl Daemon {
     /// Makes what runs equal to what the files say now. What takes time (last barriers, starts) goes on in the
     /// [`Changes`] that are returned, so that the loop stays open for other events.
     async fn look(&mut self) -> Changes {
-        let known = self.pipelines().iter().map(|(name, p)| (name.clone(), p.hash.clone())).collect();
+        let as_known = |p: &Pipeline| Known { file: p.file.clone(), hash: p.hash.clone() };
+        let known = self.pipelines().iter().map(|(name, p)| (name.clone(), as_known(p))).collect();
         let candidates = self.folder.scan(&known, self.options.bounded).await;
         let mut changes = Changes::default();
         self.stop_missing(&candidates, &mut changes);
@@ -331,17 +338,23 @@ impl Daemon {
                 if let Some(pipeline) = self.pipelines().get_mut(&name) {
                     // A mistake that was undone leaves no other trace; a refusal stands until the file changes.
                     pipeline.problems = candidate.problems;
+                    // The file may have another name.
+                    pipeline.file = candidate.file;
                     if let Some(reason) = &pipeline.refused {
                         changes.report.refused.insert(name, reason.clone());
+                    } else if let Some(reason) = pipeline.supervisor.status().rolled_back {
+                        changes.report.failed.insert(name, rolled_back(&reason));
                     }
                 }
                 return;
             }
-            folder::Change::Broken => {
+            folder::Change::Broken | folder::Change::Clash => {
                 self.shared.metrics.reload(&name, "invalid");
+                // What runs by the name of a clash has nothing to do with this file.
+                let its_own = !matches!(candidate.change, folder::Change::Clash);
+                let of_it = |known: &str, p: &Pipeline| p.file == candidate.file || its_own && known == name;
                 let mut pipelines = self.pipelines();
-                let by_file = pipelines.iter_mut().find(|(known, p)| **known == name || p.file == candidate.file);
-                if let Some((known, pipeline)) = by_file {
+                if let Some((known, pipeline)) = pipelines.iter_mut().find(|(known, p)| of_it(known, p)) {
                     tracing::warn!(pipeline = known, "the file has mistakes: what runs stays as it was");
                     pipeline.problems = candidate.problems;
                 }
@@ -368,6 +381,7 @@ impl Daemon {
         pipeline.problems = candidate.problems;
         // It counts as seen, also if it is refused: it is not tried again before the files change again.
         pipeline.hash = candidate.hash;
+        pipeline.changed = None;
         let handle = pipeline.supervisor.handle();
         drop(pipelines);
         // A pipeline of the same name that is still stopping holds the folder of its state.
@@ -408,6 +422,7 @@ enum Outcome {
     Started(String),
     Reloaded(String),
     Refused(String, String),
+    Failed(String, String),
 }
 
 impl Changes {
@@ -420,6 +435,9 @@ impl Changes {
                 Ok(Outcome::Reloaded(name)) => report.reloaded.push(name),
                 Ok(Outcome::Refused(name, reason)) => {
                     report.refused.insert(name, reason);
+                }
+                Ok(Outcome::Failed(name, reason)) => {
+                    report.failed.insert(name, reason);
                 }
                 Err(error) => tracing::error!(%error, "a change of a pipeline panicked"),
             }
@@ -435,21 +453,89 @@ impl Changes {
 
 impl Pipeline {
     fn new(file: PathBuf, supervisor: Supervisor) -> Self {
-        Self { file, hash: String::new(), supervisor, problems: Vec::new(), refused: None, reloads: 0 }
+        Self { file, hash: String::new(), supervisor, problems: Vec::new(), refused: None, reloads: 0, changed: None }
     }
 }
 
+/// How long a reload that was asked for waits for new runs to show that they work.
+const PROOF_MAX: Duration = Duration::from_secs(2);
+
+/// How often it looks.
+const PROOF_PERIOD: Duration = Duration::from_millis(20);
+
+/// Why a pipeline does not run as its file says, from its state, if that is so.
+fn failure(status: &supervisor::Status) -> Option<String> {
+    if let Some(reason) = &status.rolled_back {
+        return Some(rolled_back(reason));
+    }
+    let failed = matches!(status.state, State::Restarting | State::Failed);
+    failed.then(|| status.last_error.clone().unwrap_or_else(|| "it failed".into()))
+}
+
+fn rolled_back(reason: &str) -> String {
+    format!("the new plan failed at once ({reason}); the one before it runs")
+}
+
 impl Shared {
+    /// Waits until what `report` says was started has failed, or has ended an epoch (for which every sink had to take what
+    /// came), for at most [`PROOF_MAX`]. What has failed is moved to `failed`.
+    async fn prove(&self, report: &mut ReloadReport) {
+        let mut open = self.unproven(report);
+        let until = tokio::time::Instant::now() + PROOF_MAX;
+        while !open.is_empty() && tokio::time::Instant::now() < until {
+            open.retain(|(name, before)| {
+                let Some((status, epochs)) = self.progress(name) else { return false };
+                let failure = failure(&status);
+                let proven = failure.is_none() && (status.state == State::Finished || epochs > *before);
+                if let Some(reason) = &failure {
+                    report.failed.insert(name.clone(), reason.clone());
+                }
+                failure.is_none() && !proven
+            });
+            if !open.is_empty() {
+                tokio::time::sleep(PROOF_PERIOD).await;
+            }
+        }
+        report.started.retain(|name| !report.failed.contains_key(name));
+        report.reloaded.retain(|name| !report.failed.contains_key(name));
+    }
+
+    /// What [`Shared::prove`] waits for, with the epochs that do not count.
+    fn unproven(&self, report: &ReloadReport) -> Vec<(String, u64)> {
+        let pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_it = |name: &String, pipeline: &Pipeline| {
+            // The change may have been noticed a moment before it was asked for.
+            let young = pipeline.changed.is_none_or(|changed| changed.elapsed() < PROOF_MAX);
+            let judged = report.refused.contains_key(name) || report.failed.contains_key(name);
+            !judged && (young || report.started.contains(name) || report.reloaded.contains(name))
+        };
+        let unproven = pipelines.iter().filter(|(name, pipeline)| of_it(name, pipeline));
+        let before = |name: &String, pipeline: &Pipeline| match report.started.contains(name) {
+            true => 0,
+            false => pipeline.supervisor.metrics.epochs.get(),
+        };
+        unproven.map(|(name, pipeline)| (name.clone(), before(name, pipeline))).collect()
+    }
+
+    /// A pipeline's state and how many epochs it has ended.
+    fn progress(&self, name: &str) -> Option<(supervisor::Status, u64)> {
+        let pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        pipelines.get(name).map(|pipeline| (pipeline.supervisor.status(), pipeline.supervisor.metrics.epochs.get()))
+    }
+
     /// Notes and says what became of a pipeline's change.
     fn changed(&self, name: String, existing: bool, result: Result<(), String>) -> Outcome {
-        let outcome = match result {
-            Ok(()) if existing => Outcome::Reloaded(name.clone()),
-            Ok(()) => Outcome::Started(name.clone()),
-            Err(reason) => Outcome::Refused(name.clone(), reason),
-        };
         let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        let failure = pipelines.get(&name).and_then(|pipeline| failure(&pipeline.supervisor.status()));
+        let outcome = match (result, failure) {
+            (Err(reason), _) => Outcome::Refused(name.clone(), reason),
+            (Ok(()), Some(reason)) => Outcome::Failed(name.clone(), reason),
+            (Ok(()), None) if existing => Outcome::Reloaded(name.clone()),
+            (Ok(()), None) => Outcome::Started(name.clone()),
+        };
         if let Some(pipeline) = pipelines.get_mut(&name) {
-            pipeline.reloads += u64::from(matches!(outcome, Outcome::Reloaded(_)));
+            pipeline.changed = Some(tokio::time::Instant::now());
+            pipeline.reloads += u64::from(existing && !matches!(outcome, Outcome::Refused(..)));
             pipeline.refused = match &outcome {
                 Outcome::Refused(_, reason) => Some(reason.clone()),
                 _ => None,
@@ -469,6 +555,8 @@ impl Shared {
                 tracing::error!(pipeline = name, reason, "the change is refused: what runs stays as it was");
                 "refused"
             }
+            // The supervisor has said so.
+            Outcome::Failed(..) => "failed",
         };
         self.metrics.reload(&name, counted);
         outcome

@@ -293,7 +293,7 @@ impl Actor {
         }
         match result {
             Ok(Outcome::Finished) => {
-                tracing::info!(pipeline = self.name, "finished: the inputs are at their end");
+                self.sum_up();
                 if self.bounded
                     && let Some(plan) = &self.plan
                     && let Err(error) =
@@ -313,6 +313,39 @@ impl Actor {
                 }
             }
         }
+    }
+
+    /// Says what became of the rows of a run that is over; loudly where not all of them came through.
+    fn sum_up(&self) {
+        let Some(plan) = &self.plan else { return };
+        let (sources, sinks) = self.metrics.row_counts();
+        let (rows_in, rows_out) = (sources.values().sum::<u64>(), sinks.values().sum::<u64>());
+        let (all_late, dead_letters) = (self.metrics.late_rows(), self.metrics.dead_letters());
+        let late: u64 = all_late.values().sum();
+        let is_dropped = |operator: &str| {
+            let step = operator.split('/').next().unwrap_or_default();
+            plan.routes.get(step).is_some_and(|routes| routes.late.to == "drop")
+        };
+        let dropped: u64 = all_late.iter().filter(|(operator, _)| is_dropped(operator)).map(|(_, rows)| rows).sum();
+        let place = (dead_letters > 0).then(|| plan.dead_letter.place());
+        let dead_letters_in = place.as_deref();
+        let pipeline = self.name.as_str();
+        // The level of a line cannot be chosen while running.
+        macro_rules! say {
+            ($level:ident) => {
+                tracing::$level!(
+                    pipeline,
+                    rows_in,
+                    rows_out,
+                    late,
+                    dropped,
+                    dead_letters,
+                    dead_letters_in,
+                    "finished: the inputs are at their end"
+                )
+            };
+        }
+        if dead_letters > 0 || dropped > 0 { say!(warn) } else { say!(info) }
     }
 
     /// A new plan that fails at once, and not for want of the outside world, gives way to the one before it.

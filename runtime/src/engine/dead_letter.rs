@@ -167,7 +167,7 @@ struct Voice {
 }
 
 impl Voice {
-    fn say(&mut self, pipeline: &str, letter: &Letter) {
+    fn say(&mut self, pipeline: &str, place: &str, letter: &Letter) {
         if self.said.is_some_and(|said| said.elapsed() < SAY_PERIOD) {
             self.unsaid += 1;
             return;
@@ -175,13 +175,21 @@ impl Voice {
         self.said = Some(tokio::time::Instant::now());
         let more = std::mem::take(&mut self.unsaid);
         let (component, reason) = (&letter.component, &letter.reason);
-        tracing::warn!(pipeline, component, reason, more_since_the_last_line = more, "dead letter");
+        tracing::warn!(
+            pipeline,
+            component,
+            reason,
+            more_since_the_last_line = more,
+            dead_letters_in = place,
+            "dead letter"
+        );
     }
 }
 
-/// The dead letter's task: writes letters until all senders are gone.
+/// The dead letter's task: writes letters until all senders are gone. `place` is where, for the log.
 pub(crate) async fn run(
     pipeline: String,
+    place: String,
     mut sink: Box<dyn Sink>,
     restored: Option<Vec<u8>>,
     mut requests: mpsc::Receiver<Request>,
@@ -196,7 +204,7 @@ pub(crate) async fn run(
         for request in waiting.drain(..) {
             let done = match request {
                 Request::Letter(letter) => {
-                    voice.say(&pipeline, &letter);
+                    voice.say(&pipeline, &place, &letter);
                     letters.push(letter);
                     continue;
                 }

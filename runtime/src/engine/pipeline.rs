@@ -87,7 +87,8 @@ pub(crate) async fn start_with(
     };
     // From here on everything is spawned; nothing below can fail.
     let restored = snapshot.sinks.get(dead_letter::NAME).cloned();
-    let letters = AbortOnDropHandle::new(tokio::spawn(dead_letter::run(plan.name.clone(), sink, restored, letters)));
+    let letters = dead_letter::run(plan.name.clone(), plan.dead_letter.place(), sink, restored, letters);
+    let letters = AbortOnDropHandle::new(tokio::spawn(letters));
     let set = spawn(tasks);
     let background = background(plan, ingestors, gauges, metrics);
     let failures = ingestors.values().map(|ingestor| ingestor.failure.clone()).collect();

@@ -51,6 +51,14 @@ impl DeadLetterPlan {
     pub(crate) fn build(&self) -> Result<Box<dyn Sink>, ConnectorError> {
         self.config.build(&self.context)
     }
+
+    /// Where letters are found, in words: a file's path, else the connector.
+    pub(crate) fn place(&self) -> String {
+        match &self.config {
+            SinkConfig::File(file) => self.context.base_dir.join(&file.path).display().to_string(),
+            other => key_of(other),
+        }
+    }
 }
 
 impl Builder<'_> {

@@ -1,6 +1,6 @@
 //! Which files are pipelines.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::load::Loaded;
@@ -40,14 +40,22 @@ fn in_folder(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Pipelines of the same name: for each one after the first, its index in `loaded` and the mistake (its path is in that
-/// file).
-pub fn name_clashes(loaded: &[&Loaded]) -> Vec<(usize, Problem)> {
-    let mut first: HashMap<String, &Path> = HashMap::new();
+/// Pipelines of the same name: for each one that may not have it, its index in `loaded` and the mistake (its path is in
+/// that file). A name belongs to the file that runs by it (`running`, by name) as long as that file keeps it, or is too
+/// broken to say; else to the first file.
+pub fn name_clashes(loaded: &[&Loaded], running: &BTreeMap<String, PathBuf>) -> Vec<(usize, Problem)> {
+    // Names become folders of the state, which some file systems do not tell apart by case.
+    let mut owners: HashMap<String, &Path> = HashMap::new();
+    for (name, file) in running {
+        let keeps = |one: &&&Loaded| one.file == *file && (one.name() == *name || one.spec.is_none());
+        if let Some(owner) = loaded.iter().find(keeps) {
+            owners.insert(name.to_lowercase(), &owner.file);
+        }
+    }
     let mut clashes = Vec::new();
     for (index, one) in loaded.iter().enumerate() {
-        // Names become folders of the state, which some file systems do not tell apart by case.
-        match first.get(&one.name().to_lowercase()) {
+        match owners.get(&one.name().to_lowercase()) {
+            Some(owner) if **owner == one.file => {}
             Some(other) => {
                 let message =
                     format!("two pipelines are named `{}`: {} and {}", one.name(), other.display(), one.file.display());
@@ -55,7 +63,7 @@ pub fn name_clashes(loaded: &[&Loaded]) -> Vec<(usize, Problem)> {
                 clashes.push((index, problem));
             }
             None => {
-                first.insert(one.name().to_lowercase(), &one.file);
+                owners.insert(one.name().to_lowercase(), &one.file);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! Contracts, folders of pipelines, and files that cannot be read.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
@@ -96,10 +97,23 @@ fn two_pipelines_of_the_same_name_are_both_named() {
     let one = super::load_plain(&format!("name: Same\n{GOOD}"));
     let mut two = super::load_plain(&format!("name: same\n{GOOD}"));
     two.file = PathBuf::from("other.yaml");
-    let clashes = name_clashes(&[&one, &two, &super::load_plain(GOOD)]);
+    let loaded = [&one, &two, &super::load_plain(GOOD)];
+    let clashes = name_clashes(&loaded, &BTreeMap::new());
     assert_eq!(clashes.len(), 1);
     assert_eq!(clashes[0].0, 1);
     assert_eq!(clashes[0].1.message, "two pipelines are named `same`: p.yaml and other.yaml");
+    // The file that runs has the name, wherever it stands.
+    let running = |name: &str| BTreeMap::from([(name.to_owned(), PathBuf::from("other.yaml"))]);
+    let clashes = name_clashes(&loaded, &running("same"));
+    assert_eq!(clashes.len(), 1);
+    assert_eq!(clashes[0].0, 0);
+    assert_eq!(clashes[0].1.message, "two pipelines are named `Same`: other.yaml and p.yaml");
+    // A file that has taken another name has given up the one by which it runs.
+    assert_eq!(name_clashes(&loaded, &running("p"))[0].0, 1);
+    // One that says nothing any more has not.
+    let mut broken = super::load_plain("name: [");
+    broken.file = PathBuf::from("other.yaml");
+    assert!(name_clashes(&[&one, &broken], &running("Same")).iter().any(|(index, _)| *index == 0));
 }
 
 #[test]
