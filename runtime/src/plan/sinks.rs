@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use indexmap::IndexMap;
 use millstream_connectors::config::SinkConfig;
 use millstream_connectors::{ConnectorError, Sink, SinkContext};
@@ -132,10 +132,39 @@ impl Builder<'_> {
             from,
         };
         if let Err(error) = plan.build() {
+            if self.untyped(&plan, graph, problems) {
+                return None;
+            }
             self.complain(&["sinks", name], &key_of(&spec.connector), &error, problems);
             return None;
         }
         Some(plan)
+    }
+
+    /// Reports the columns of steps that are JSON values, which no format writes. True where there are any.
+    fn untyped(&self, plan: &SinkPlan, graph: &Graph, problems: &mut Vec<Problem>) -> bool {
+        let before = problems.len();
+        for (id, _) in plan.from.iter().filter(|(_, port)| *port == Port::Main) {
+            let node = &graph.nodes[*id];
+            let Some(step) = &node.step else { continue };
+            for field in node.schema.fields().iter().filter(|field| matches!(field.data_type(), DataType::Union(..))) {
+                let name = field.name();
+                // Without an alias it is the planner that names it.
+                let shown = if name.contains('(') { "this column".to_owned() } else { format!("`{name}`") };
+                let message = format!("{shown} is a JSON value of no fixed type");
+                let hint = "use ->> for text, json_get_float, json_get_int or json_get_bool for others, or a cast: \
+                            (body->'temp')::double";
+                let problem = Problem::new(["steps", step, "sql"], message).hint(hint);
+                let problem = match self.column_place(step, name) {
+                    Some((line, column)) => problem.at(Part::Text { line, column }),
+                    None => problem,
+                };
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
+        }
+        problems.len() > before
     }
 
     /// The columns of all that a sink takes, which must be the same.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use datafusion::common::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as DfStatement;
-use datafusion::sql::sqlparser::ast::Statement;
+use datafusion::sql::sqlparser::ast::{BinaryOperator, Expr, SelectItem, Spanned, Statement};
 use indexmap::IndexMap;
 
 use super::Builder;
@@ -113,7 +113,29 @@ impl Builder<'_> {
             sql: &spec.sql,
             statement,
             functions: crate::sql::session::function_names(self.session),
+            aggregates: self.session.state().aggregate_functions().keys().cloned().collect(),
         }
+    }
+
+    /// Where the SQL of the step `name` says what its column `column` is.
+    pub(super) fn column_place(&self, name: &str, column: &str) -> Option<(u64, u64)> {
+        let parsed = self.parse(name, self.spec.steps.get(name)?).ok()?;
+        mend::clause(&parsed.statement, |select| {
+            let item = select.projection.iter().find(|item| match item {
+                SelectItem::ExprWithAlias { alias, .. } => survey::normalised(alias) == column,
+                _ => false,
+            });
+            item.map(Spanned::span)
+        })
+        .or_else(|| {
+            mend::clause(&parsed.statement, |select| {
+                let item = select.projection.iter().find(|item| match item {
+                    SelectItem::UnnamedExpr(Expr::BinaryOp { op, .. }) => *op == BinaryOperator::Arrow,
+                    other => matches!(other, SelectItem::UnnamedExpr(Expr::Function(_))),
+                });
+                item.map(Spanned::span)
+            })
+        })
     }
 
     fn parse<'a>(&self, name: &'a str, spec: &'a StepSpec) -> Result<Parsed<'a>, Box<Problem>> {
@@ -200,6 +222,8 @@ impl Builder<'_> {
             let places = mend::mend(&mut statement, &unknown);
             match (&unknown, context.problem(&error)) {
                 (Unknown::Function(_), _) if self.unknown.functions => {}
+                // Only its place is wrong: where OVER may not stand, it is not understood.
+                (Unknown::Function(name), _) if names_only && context.functions.contains(name) => {}
                 (_, Some(problem)) if !places.is_empty() => {
                     let everywhere = places
                         .iter()

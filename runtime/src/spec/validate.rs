@@ -71,8 +71,9 @@ impl<'a> Validator<'a> {
     }
 
     fn error(&mut self, path: &Path, part: Part, message: String, hint: Option<String>) {
+        let form = form(path).filter(|_| part == Part::Value).map(str::to_owned);
         let mut problem = Problem::new(path.iter().cloned(), message).at(part);
-        problem.hint = hint;
+        problem.hint = form.or(hint);
         self.problems.push(problem);
     }
 
@@ -174,6 +175,7 @@ impl<'a> Validator<'a> {
         for problem in &mut self.problems[before..] {
             problem.path.clone_from(path);
             problem.part = Part::Value;
+            problem.hint = form(path).map(str::to_owned).or(problem.hint.take());
             problem.message = format!("`{name}` alone is not enough: {}", problem.message);
         }
         let entry = Entry { key_span: node.span, value };
@@ -337,6 +339,16 @@ impl<'a> Validator<'a> {
 
 /// Everything about the keys of maps.
 mod keys;
+
+/// How to write what stands at `path`, where an example says more than the types.
+fn form(path: &Path) -> Option<&'static str> {
+    match path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["steps", _, "emit"] => Some("write `emit: final`, `emit: changes` or `emit: {every: 5s}`"),
+        ["steps", _, "late"] => Some("write `late: {to: drop}`"),
+        ["steps", _, "state"] => Some("write `state: {ttl: 1h}`"),
+        _ => None,
+    }
+}
 
 fn branches(schema: &Value) -> Option<&[Value]> {
     let branches = schema["anyOf"].as_array().or_else(|| schema["oneOf"].as_array())?;

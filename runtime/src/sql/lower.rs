@@ -45,6 +45,7 @@ impl Lowering<'_> {
         if !reads_stream(&plan)? {
             return Err(Refusal::NoStream.into());
         }
+        over::check_places(&plan)?;
         let plan = over::arrange(marks::settle(plan)?)?;
         let plan = subqueries::joined(marks::settle(plan)?, self.state)?;
         let plan = marks::settle(push_down(join_prepare::prepare(plan)?)?)?;

@@ -21,6 +21,7 @@ use crate::engine::operators::pattern::{From, Input, Variables};
 use crate::sql::pattern_node::Resolved;
 use crate::sql::pattern_plan::{Names, wrong};
 use crate::sql::pattern_syntax::{FINAL, RUNNING};
+use crate::sql::survey::normalised;
 
 /// The furthest that PREV, NEXT, FIRST and LAST reach.
 const OFFSET_MAX: u32 = 1000;
@@ -91,7 +92,7 @@ impl<'a> Resolver<'a> {
 
     /// `expression` without the variable that its columns are of, and that variable.
     fn strip(&self, expression: &mut SqlExpr) -> Result<Option<Variables>> {
-        let mut stripper = Stripper { names: self.names, of: vec![] };
+        let mut stripper = Stripper { names: self.names, input: self.input, of: vec![] };
         if let ControlFlow::Break(error) = VisitMut::visit(expression, &mut stripper) {
             return Err(error);
         }
@@ -206,6 +207,11 @@ impl Rewriter<'_, '_> {
             "match_number" => (Input::MatchNumber, DataType::Int64),
             other if self.resolver.context.context_provider().get_aggregate_meta(other).is_some() => {
                 self.aggregate(function, other, whole)?
+            }
+            "lag" | "lead" if function.over.is_none() => {
+                let instead = if name == "lag" { "PREV" } else { "NEXT" };
+                let message = format!("MATCH_RECOGNIZE has no {}", name.to_uppercase());
+                return Err(wrong(message, format!("use {instead}(…)"), span));
             }
             other if marked => {
                 let message = format!("{} is no function over the rows of a match", other.to_uppercase());
@@ -355,8 +361,20 @@ fn join_names(expression: &mut SqlExpr) {
 /// Takes the variables off the columns.
 struct Stripper<'a> {
     names: &'a Names,
+    input: &'a DFSchemaRef,
     /// By column: of which variables, and where.
     of: Vec<(Option<Variables>, Span)>,
+}
+
+impl Stripper<'_> {
+    /// True where `name`, which has a dot behind it, is neither a variable nor of the input.
+    fn is_unknown(&self, name: &Ident) -> bool {
+        let normal = normalised(name);
+        let of_input = self.input.iter().any(|(qualifier, field)| {
+            *field.name() == normal || qualifier.is_some_and(|qualifier| qualifier.table() == normal)
+        });
+        !of_input && self.names.get(name).is_none()
+    }
 }
 
 impl VisitorMut for Stripper<'_> {
@@ -372,6 +390,10 @@ impl VisitorMut for Stripper<'_> {
         let span = expression.span();
         match expression {
             SqlExpr::Identifier(_) => self.of.push((None, span)),
+            SqlExpr::CompoundIdentifier(names) if names.first().is_some_and(|name| self.is_unknown(name)) => {
+                let message = format!("there is no variable `{}`", names[0].value);
+                return ControlFlow::Break(wrong(message, self.names.hint(&names[0]), names[0].span));
+            }
             SqlExpr::CompoundIdentifier(names) => match names.first().and_then(|name| self.names.get(name)) {
                 Some(of) if names.len() > 1 => {
                     self.of.push((Some(of), span));

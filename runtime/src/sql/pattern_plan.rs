@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::engine::operators::pattern::{Automaton, PLACES_MAX, Skip, Term, VARIABLES_MAX, Variables};
+use crate::spec::problem::nearest;
 use crate::sql::EVENT_TIME;
 use crate::sql::pattern_names::Resolver;
 use crate::sql::pattern_node::{PatternNode, PatternSpec, Resolved};
@@ -88,6 +89,16 @@ impl Names {
         let name = normalised(name);
         let subset = self.subsets.iter().find(|(known, _)| *known == name).map(|(_, of)| *of);
         subset.or_else(|| self.number(&name).map(|number| 1 << number))
+    }
+
+    /// What may be meant by `name`, which is none.
+    pub(crate) fn hint(&self, name: &Ident) -> String {
+        let known = self.variables.iter().map(|(_, shown)| shown.as_str());
+        let known: Vec<&str> = known.chain(self.subsets.iter().map(|(name, _)| name.as_str())).collect();
+        match nearest(&name.value, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("there are: {}", known.join(", ")),
+        }
     }
 
     fn number(&self, name: &str) -> Option<usize> {

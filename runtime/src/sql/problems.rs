@@ -6,7 +6,7 @@ use datafusion::sql::sqlparser::ast::{Spanned, Statement};
 use crate::spec::problem::{Part, Path, Problem, nearest};
 use crate::sql::mend::{self, Unknown};
 use crate::sql::refuse::Refusal;
-use crate::sql::survey;
+use crate::sql::survey::{self, InWhere};
 use crate::sql::wording::{self, Place, Said, between, capitalised_down, clean};
 
 /// What SQL text is known to be about, for errors.
@@ -19,7 +19,16 @@ pub(crate) struct Context<'a> {
     pub(crate) statement: Option<&'a Statement>,
     /// The functions there are.
     pub(crate) functions: Vec<String>,
+    /// Those of them that are aggregates.
+    pub(crate) aggregates: Vec<String>,
 }
+
+/// With these the names begin under which other systems have windows as functions.
+const WINDOW_WORDS: &[&str] = &["tumble", "tumbling", "hop", "hopping", "cumulate", "session"];
+/// What other systems and people call functions.
+const OTHER_NAMES: &[(&str, &str)] = &[("average", "avg"), ("mean", "avg"), ("cnt", "count"), ("total", "sum")];
+/// Longer names are not compared with others: it costs the product of both lengths.
+const NAME_CHARS_MAX: usize = 100;
 
 impl Context<'_> {
     /// The unknown name that `error` is about, if it is about one.
@@ -41,6 +50,7 @@ impl Context<'_> {
             if *refusal == Refusal::Unjudged {
                 return None;
             }
+            let refusal = refusal.as_written(self.statement);
             let mut found = problem(refusal.to_string());
             found.hint = refusal.hint();
             return Some(match self.statement.and_then(|statement| refusal.locate(statement)) {
@@ -142,6 +152,16 @@ impl Context<'_> {
         if let Some(other) = names.iter().find(|name| name.to_lowercase() == field.name.to_lowercase()) {
             return problem.hint(format!("SQL reads names without quotes in lower case: write \"{other}\""));
         }
+        let in_where = self.statement.filter(|_| relation.is_none());
+        if let Some(alias) = in_where.and_then(|statement| survey::alias_in_where(statement, &field.name)) {
+            let name = &field.name;
+            let instead = match alias {
+                InWhere { is_over: true, condition, .. } => format!("use QUALIFY {condition}"),
+                InWhere { grouped: true, .. } => "repeat the expression, or use HAVING for an aggregate".to_owned(),
+                InWhere { .. } => "repeat the expression".to_owned(),
+            };
+            return problem.hint(format!("`{name}` is an alias of this SELECT, which WHERE cannot use: {instead}"));
+        }
         let in_quotes = self.sql.contains(&format!("\"{}\"", field.name));
         match nearest(&field.name, names.iter().copied()) {
             Some(name) => problem.hint(format!("did you mean `{name}`?")),
@@ -151,11 +171,40 @@ impl Context<'_> {
         }
     }
 
+    /// The function that is meant by `name`, where no more than a third of its letters differ; aggregates first.
+    fn near_function(&self, name: &str) -> Option<&str> {
+        let length = name.chars().count();
+        if length > NAME_CHARS_MAX {
+            return None;
+        }
+        let known = self.functions.iter().map(|known| (known.as_str(), known.as_str()));
+        let others = OTHER_NAMES.iter().copied().filter(|(_, known)| self.functions.iter().any(|it| it == known));
+        let near = known.chain(others).filter_map(|(written, known)| {
+            let distance = strsim::damerau_levenshtein(name, written);
+            let aggregate = self.aggregates.iter().any(|aggregate| aggregate == known);
+            // One more letter is no reason to prefer what is no aggregate.
+            (distance <= (length / 3).max(1) && distance < length)
+                .then_some((2 * distance + 3 * usize::from(!aggregate), known))
+        });
+        near.min_by_key(|(rank, _)| *rank).map(|(_, known)| known)
+    }
+
     fn unknown_function(&self, name: &str) -> Problem {
-        let problem = Problem::new(self.path.clone(), format!("there is no function `{name}`"));
-        let problem = match nearest(name, self.functions.iter().map(String::as_str)) {
-            Some(near) => problem.hint(format!("did you mean `{near}`?")),
-            None => problem.hint("functions of your own come from `functions: [{wasm: …}]`"),
+        let mut problem = Problem::new(self.path.clone(), format!("there is no function `{name}`"));
+        let lowered = name.to_lowercase();
+        let problem = if self.functions.contains(&lowered) {
+            problem.message = format!("`{name}` needs OVER");
+            problem.hint(format!("write {lowered}(…) OVER (PARTITION BY … ORDER BY …), by the event time"))
+        } else if WINDOW_WORDS.contains(&lowered.split('_').next().unwrap_or_default()) || lowered == "time_bucket" {
+            problem.hint(
+                "windows stand in FROM: FROM TUMBLE(stream, ts, INTERVAL '10 seconds') … GROUP BY window_start, \
+                 window_end; or GROUP BY date_bin(INTERVAL '10 seconds', ts)",
+            )
+        } else {
+            match self.near_function(&lowered) {
+                Some(near) => problem.hint(format!("did you mean `{near}`?")),
+                None => problem.hint("functions of your own come from `functions: [{wasm: …}]`"),
+            }
         };
         match find_word(self.sql, name) {
             Some((line, column)) => problem.at(Part::Text { line, column }),

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Distinct, Expr, Function, GroupByExpr, Query, Select, SetExpr, SetOperator, SetQuantifier, Spanned, Statement,
-    Visit, Visitor, WindowFrameBound, WindowFrameUnits, WindowType,
+    Value, Visit, Visitor, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowType,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -52,6 +52,11 @@ pub(crate) enum Refusal {
     HalfWindow(&'static str),
     #[error("each row would be copied into {0} windows; at most {max} are possible", max = crate::sql::windows::lower::COPIES_MAX)]
     ManyWindows(i64),
+    /// With the place where OVER stands.
+    #[error("{0} cannot use OVER")]
+    OverIn(&'static str),
+    #[error("only count takes `*`, not `{0}`")]
+    Star(String),
     #[error("{0} is not supported")]
     Clause(&'static str),
     #[error("`{0}` is not supported over a stream")]
@@ -71,9 +76,9 @@ pub(crate) enum Refusal {
 /// An OVER window that cannot run over a stream without end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum OverRefusal {
-    /// With the columns that are event time.
+    /// With the columns that are event time, and whether it numbers rows.
     #[error("OVER must begin its ORDER BY with the event time, ascending: rows come out as time passes them")]
-    Order(Vec<String>),
+    Order(Vec<String>, bool),
     #[error("a frame to UNBOUNDED FOLLOWING would wait for the stream's end, which never comes")]
     Unbounded,
     #[error("{0} needs all rows of its partition, and those of a stream have no end")]
@@ -84,6 +89,10 @@ pub(crate) enum OverRefusal {
     EmptyFrame,
     #[error("the frame's interval {0}")]
     Interval(&'static str),
+    #[error("RANGE takes an interval of time, not a number")]
+    RangeNumber,
+    #[error("ROWS counts rows and takes no interval")]
+    RowsInterval,
     #[error("the offset and the default of {0} must be constants")]
     Constant(String),
     #[error("{0} looks further than 1,000,000 rows, all of which would be kept for each key")]
@@ -105,7 +114,11 @@ pub(crate) enum OverRefusal {
 impl OverRefusal {
     fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Order(times) => match times.first() {
+            Self::Order(times, true) if !times.is_empty() => {
+                "for the newest or best rows of a key keep QUALIFY row_number() OVER (…) <= n, and give the step `emit: \
+                 changes` and `state: {ttl: 1h}`; within a window write PARTITION BY window_start, window_end"
+            }
+            Self::Order(times, _) => match times.first() {
                 Some(time) => return Some(format!("write OVER (PARTITION BY … ORDER BY {time})")),
                 None => {
                     "this stream has no event time: give its source `event_time: {column: …, watermark: …}`, and pass \
@@ -119,6 +132,10 @@ impl OverRefusal {
             Self::Interval(_) => {
                 "write it in days, hours or seconds: RANGE BETWEEN INTERVAL '1 minute' PRECEDING AND CURRENT ROW"
             }
+            Self::RangeNumber => {
+                "write RANGE BETWEEN INTERVAL '10 seconds' PRECEDING AND CURRENT ROW; ROWS counts rows"
+            }
+            Self::RowsInterval => "write RANGE for an interval",
             Self::Constant(_) => "write numbers: lag(value, 2, 0)",
             Self::Reach(_) => "write a smaller number",
             Self::Filter(_) => "filter in a step before, or write CASE WHEN … THEN … END as its argument",
@@ -142,7 +159,7 @@ impl OverRefusal {
         let name = function.name.to_string().to_uppercase();
         let frame = spec.window_frame.as_ref();
         match self {
-            Self::Order(times) => !spec.order_by.first().is_some_and(|order| {
+            Self::Order(times, _) => !spec.order_by.first().is_some_and(|order| {
                 let column = match &order.expr {
                     Expr::Identifier(ident) => Some(ident),
                     Expr::CompoundIdentifier(idents) => idents.last(),
@@ -157,6 +174,8 @@ impl OverRefusal {
             },
             Self::Groups => frame.is_some_and(|frame| frame.units == WindowFrameUnits::Groups),
             Self::Interval(_) => frame.is_some_and(|frame| frame.units == WindowFrameUnits::Range),
+            Self::RangeNumber => frame.is_some_and(|frame| bounded_by(frame, WindowFrameUnits::Range, is_number)),
+            Self::RowsInterval => frame.is_some_and(has_rows_interval),
             Self::EmptyFrame => frame.is_some(),
             Self::Whole(of) | Self::Constant(of) | Self::Reach(of) | Self::Filter(of) => name == *of,
             Self::Keeps(of) => of.starts_with(&name),
@@ -167,7 +186,36 @@ impl OverRefusal {
     }
 }
 
+/// True where a bound of `frame`, which is in `units`, is what `is` says.
+fn bounded_by(frame: &WindowFrame, units: WindowFrameUnits, is: fn(&Expr) -> bool) -> bool {
+    let bounds = [Some(&frame.start_bound), frame.end_bound.as_ref()];
+    let found = bounds.into_iter().flatten().any(|bound| match bound {
+        WindowFrameBound::Preceding(Some(value)) | WindowFrameBound::Following(Some(value)) => is(value),
+        _ => false,
+    });
+    found && frame.units == units
+}
+
+fn is_number(value: &Expr) -> bool {
+    matches!(value, Expr::Value(value) if matches!(value.value, Value::Number(..)))
+}
+
+/// True where `frame` is in ROWS and a bound of it is an interval.
+pub(crate) fn has_rows_interval(frame: &WindowFrame) -> bool {
+    bounded_by(frame, WindowFrameUnits::Rows, |value| matches!(value, Expr::Interval(_)))
+}
+
 impl Refusal {
+    /// The same, nearer to what the query writes.
+    pub(crate) fn as_written(&self, statement: Option<&Statement>) -> Self {
+        // The planner reads a number in RANGE as months.
+        let number = Self::Over(OverRefusal::RangeNumber);
+        match self {
+            Self::Over(OverRefusal::Interval(_)) if statement.is_some_and(|it| number.locate(it).is_some()) => number,
+            other => other.clone(),
+        }
+    }
+
     /// The nearest form that works.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
@@ -219,6 +267,9 @@ impl Refusal {
                 "aggregate in the same step, with window_start and window_end in GROUP BY only, or make the windows fewer: \
                  a longer slide or step, one that divides the size"
             }
+            Self::OverIn("WHERE" | "HAVING") => "filter with QUALIFY, or compute it in a step before",
+            Self::OverIn(_) => "compute it in a step before",
+            Self::Star(name) => return Some(format!("write a column: {name}(value)")),
             Self::Clause("LATERAL") => "use a join, or unnest(…) in SELECT for lists",
             Self::Clause("PIVOT" | "UNPIVOT") => "write one CASE WHEN … END per column",
             Self::Clause("TABLESAMPLE") => "filter with WHERE, such as WHERE random() < 0.1",
@@ -285,6 +336,7 @@ impl Finder<'_> {
             | Refusal::NoStream
             | Refusal::NoFinal
             | Refusal::Updates
+            | Refusal::OverIn(_)
             | Refusal::TooManyRows(_)
             | Refusal::Other(_) => self.take(select.span()),
             _ => ControlFlow::Continue(()),

@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, Ident, Join, JoinOperator, Query, Select, Spanned, Statement, TableFactor,
-    TableFunctionArgs, Visit, Visitor,
+    BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Join,
+    JoinOperator, Query, Select, SelectItem, Spanned, Statement, TableFactor, TableFunctionArgs, Visit, Visitor,
+    WindowType,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use crate::sql::refuse::Refusal;
+use crate::sql::refuse::{OverRefusal, Refusal, has_rows_interval};
 
 /// A refusal and where it stands: line and column from 1, where that is known.
 pub(crate) type Found = (Refusal, Option<(u64, u64)>);
@@ -172,7 +173,39 @@ impl Survey<'_> {
         }
     }
 
+    /// OVER where rows are not numbered yet.
+    fn misplaced(&mut self, select: &Select) {
+        let mut places = vec![
+            ("WHERE", select.selection.as_ref().and_then(over_in)),
+            ("GROUP BY", over_in(&select.group_by)),
+            ("HAVING", select.having.as_ref().and_then(over_in)),
+        ];
+        let joins = select.from.iter().flat_map(|from| &from.joins);
+        places.extend(joins.map(|join| ("ON", over_in(&join.join_operator))));
+        for (clause, found) in places {
+            if let Some(span) = found {
+                self.refuse(Refusal::OverIn(clause), span);
+            }
+        }
+    }
+
+    fn function(&mut self, function: &Function, span: Span) {
+        let name = function.name.to_string().to_lowercase();
+        if let FunctionArguments::List(list) = &function.args {
+            let star = |argument: &FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Wildcard));
+            if name != "count" && list.args.iter().any(star) {
+                self.refuse(Refusal::Star(name), span);
+            }
+        }
+        if let Some(WindowType::WindowSpec(spec)) = &function.over
+            && spec.window_frame.as_ref().is_some_and(has_rows_interval)
+        {
+            self.refuse(Refusal::Over(OverRefusal::RowsInterval), span);
+        }
+    }
+
     fn select(&mut self, select: &Select) {
+        self.misplaced(select);
         if !self.reads_stream(&select.from) {
             return;
         }
@@ -220,6 +253,103 @@ impl Survey<'_> {
     }
 }
 
+/// The first OVER in `part`; its subqueries have their own.
+fn over_in(part: &impl Visit) -> Option<Span> {
+    #[derive(Default)]
+    struct Overs {
+        depth: usize,
+    }
+    impl Visitor for Overs {
+        type Break = Span;
+
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<Span> {
+            self.depth += 1;
+            ControlFlow::Continue(())
+        }
+
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<Span> {
+            self.depth -= 1;
+            ControlFlow::Continue(())
+        }
+
+        fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<Span> {
+            match expression {
+                Expr::Function(function) if self.depth == 0 && function.over.is_some() => {
+                    ControlFlow::Break(expression.span())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    match part.visit(&mut Overs::default()) {
+        ControlFlow::Break(span) => Some(span),
+        ControlFlow::Continue(()) => None,
+    }
+}
+
+/// An alias of a SELECT that its WHERE uses.
+pub(crate) struct InWhere {
+    /// The part of WHERE that uses it.
+    pub(crate) condition: String,
+    /// True where it stands for a function with OVER.
+    pub(crate) is_over: bool,
+    /// True where the SELECT has GROUP BY.
+    pub(crate) grouped: bool,
+}
+
+/// The alias `name` of a SELECT whose WHERE uses it.
+pub(crate) fn alias_in_where(statement: &Statement, name: &str) -> Option<InWhere> {
+    struct Finder<'a>(&'a str);
+    impl Visitor for Finder<'_> {
+        type Break = InWhere;
+
+        fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<InWhere> {
+            let named = select.projection.iter().find_map(|item| match item {
+                SelectItem::ExprWithAlias { expr, alias } if normalised(alias) == self.0 => Some(expr),
+                _ => None,
+            });
+            let (Some(expression), Some(condition)) = (named, &select.selection) else {
+                return ControlFlow::Continue(());
+            };
+            let mut parts = vec![condition];
+            while let Some(part) = parts.pop() {
+                match part {
+                    Expr::BinaryOp { left, op: BinaryOperator::And, right } => parts.extend([&**right, &**left]),
+                    _ if uses(part, self.0) => {
+                        return ControlFlow::Break(InWhere {
+                            condition: part.to_string(),
+                            is_over: over_in(expression).is_some(),
+                            grouped: !matches!(&select.group_by, GroupByExpr::Expressions(by, _) if by.is_empty()),
+                        });
+                    }
+                    _ => {}
+                }
+            }
+            ControlFlow::Continue(())
+        }
+    }
+    match statement.visit(&mut Finder(name)) {
+        ControlFlow::Break(found) => Some(found),
+        ControlFlow::Continue(()) => None,
+    }
+}
+
+/// True where `expression` names the column `name`.
+fn uses(expression: &Expr, name: &str) -> bool {
+    struct Finder<'a>(&'a str);
+    impl Visitor for Finder<'_> {
+        type Break = ();
+
+        fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+            match expression {
+                Expr::Identifier(ident) if normalised(ident) == self.0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    expression.visit(&mut Finder(name)).is_break()
+}
+
 impl Visitor for Survey<'_> {
     type Break = ();
 
@@ -256,6 +386,7 @@ impl Visitor for Survey<'_> {
 
     fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
         match expression {
+            Expr::Function(function) => self.function(function, expression.span()),
             // A window function says by itself what it takes.
             Expr::Subquery(subquery) if self.arguments.contains(&subquery.span()) => {}
             Expr::Subquery(subquery) if self.reads_stream(subquery.as_ref()) => {

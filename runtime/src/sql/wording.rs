@@ -70,6 +70,15 @@ pub(crate) fn say(text: &str) -> Option<Said> {
         let message = format!("HAVING filters groups, and `{}` is of single rows", sql_types(expression));
         return at(Place::Having, said(message, "filter rows with WHERE"));
     }
+    for (start, message) in [
+        ("Window function calls cannot be nested", "OVER cannot stand within OVER"),
+        ("Aggregate function calls cannot contain window", "an aggregate cannot take OVER"),
+        ("Aggregate function calls cannot be nested", "an aggregate cannot take an aggregate"),
+    ] {
+        if text.starts_with(start) {
+            return said(message.to_owned(), "compute the inner one in a step before");
+        }
+    }
     if text.contains("not allowed in the WHERE clause") {
         let message = "WHERE looks at single rows and cannot use aggregates".to_owned();
         return at(Place::Where, said(message, "filter groups with HAVING"));

@@ -44,6 +44,9 @@ fn settings_without_effect_are_refused() {
     let steps = "q:\n  sql: SELECT * FROM readings\n  emit: changes\n  state: {ttl: 1h}\n";
     insta::assert_snapshot!("without_effect", said(steps, STDOUT));
     insta::assert_snapshot!("unknown_emit", said("q:\n  sql: SELECT * FROM readings\n  emit: often\n", STDOUT));
+    for (name, wrong) in [("emit_time", "emit: 5s"), ("emit_every", "emit: every"), ("late_text", "late: drop")] {
+        insta::assert_snapshot!(name, said(&format!("q:\n  sql: SELECT * FROM readings\n  {wrong}\n"), STDOUT));
+    }
 }
 
 #[test]

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchemaRef, DataFusionError, Result, ScalarValue};
 use datafusion::logical_expr::expr::{Sort, WindowFunction};
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, LogicalPlanBuilder, Window};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Window};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 
 pub(crate) use arrange::arrange;
@@ -132,6 +133,30 @@ fn function(expression: Option<&Expr>) -> Result<&WindowFunction> {
     }
 }
 
+/// Refuses OVER wherever the planner has left it in place: only the list of SELECT and QUALIFY can have it.
+pub(crate) fn check_places(plan: &LogicalPlan) -> Result<()> {
+    plan.apply_with_subqueries(|node| {
+        let place = match node {
+            LogicalPlan::Window(_) => return Ok(TreeNodeRecursion::Continue),
+            LogicalPlan::Filter(filter) => match filter.input.as_ref() {
+                LogicalPlan::Aggregate(_) => "HAVING",
+                _ => "WHERE",
+            },
+            LogicalPlan::Join(_) => "ON",
+            LogicalPlan::Aggregate(_) => "GROUP BY",
+            LogicalPlan::Sort(_) => "ORDER BY",
+            _ => "this place",
+        };
+        for expression in node.expressions() {
+            if expression.exists(|part| Ok(matches!(part, Expr::WindowFunction(_))))? {
+                return Err(Refusal::OverIn(place).into());
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
+}
+
 /// What the region before the operator computes: all columns of the window's input, then what else is needed.
 struct Inputs<'a> {
     window: &'a Window,
@@ -202,8 +227,14 @@ fn event_time(window: &Window) -> Result<usize> {
     let schema = window.input.schema();
     let times = schema.iter().filter(|(_, field)| field.metadata().contains_key(EVENT_TIME));
     let times: Vec<String> = times.map(|(_, field)| field.name().clone()).collect();
-    let refused = || DataFusionError::from(Refusal::Over(OverRefusal::Order(times.clone())));
-    match &function(window.window_expr.first())?.params.order_by[..] {
+    let order = &function(window.window_expr.first())?.params.order_by;
+    let ranks = |expression: &Expr| {
+        let name = function(Some(expression)).map(|function| function.fun.name().to_owned());
+        name.is_ok_and(|name| matches!(name.as_str(), "row_number" | "rank" | "dense_rank"))
+    };
+    let numbers = !order.is_empty() && window.window_expr.iter().any(ranks);
+    let refused = || DataFusionError::from(Refusal::Over(OverRefusal::Order(times.clone(), numbers)));
+    match &order[..] {
         [Sort { expr, asc: true, .. }, ..] => match expr.clone().unalias() {
             Expr::Column(column) => {
                 let index = schema.index_of_column(&column)?;

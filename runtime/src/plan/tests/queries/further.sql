@@ -90,3 +90,21 @@ SELECT device,
   upper(hum),
   sqrt(tags) -- comment
 FROM readings
+--
+SELECT device, avg(*) AS mean FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY device, window_start, window_end
+--
+SELECT device, temp * 9 / 5 + 32 AS f FROM readings WHERE f > 100
+--
+SELECT device, count(*) AS c FROM TUMBLE(readings, ts, INTERVAL '1 minute') WHERE c > 1 GROUP BY device, window_start, window_end
+--
+SELECT device->'temp' AS temp FROM readings
+--
+SELECT ts, json_get(device, 'temp') FROM readings
+--
+SELECT device, averge(temp) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY device, window_start, window_end
+--
+SELECT device, mode(temp), cuont(*), maxx(temp), uper(device) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY device, window_start, window_end
+--
+SELECT count(*) FROM readings GROUP BY TUMBLE(ts, INTERVAL '1 minute')
+--
+SELECT TUMBLE_START(ts, INTERVAL '1 minute') AS s, time_bucket('1 minute', ts) AS b FROM readings

@@ -38,3 +38,35 @@ SELECT lead(temp) OVER (PARTITION BY device ORDER BY ts), lead(hum) OVER (ORDER 
 SELECT a, lag(temp) OVER (ORDER BY ts) FROM (SELECT ts, temp, lead(temp) OVER (ORDER BY ts) AS a FROM readings) x
 --
 SELECT device FROM readings QUALIFY temp > 1
+--
+SELECT device FROM readings WHERE row_number() OVER (PARTITION BY device ORDER BY ts) = 1
+--
+SELECT device FROM readings
+WHERE temp > 1 AND lag(temp) OVER w > 2 WINDOW w AS (PARTITION BY device ORDER BY ts)
+--
+SELECT r.device FROM readings r JOIN devices d ON d.device = lag(r.device) OVER (ORDER BY r.ts)
+--
+SELECT count(*) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, lag(temp) OVER (ORDER BY ts)
+--
+SELECT device, count(*) AS c FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY device, window_start, window_end
+HAVING rank() OVER (ORDER BY count(*)) < 3
+--
+SELECT lag(temp) OVER (ORDER BY ts) AS before, count(*) FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, before
+--
+SELECT sum(lag(temp) OVER (ORDER BY ts)) OVER (ORDER BY ts) AS s FROM readings
+--
+SELECT window_end, max(lag(temp) OVER (ORDER BY ts)) AS m FROM TUMBLE(readings, ts, INTERVAL '1 minute') GROUP BY window_start, window_end
+--
+SELECT avg(*) OVER (ORDER BY ts) AS a FROM readings
+--
+SELECT device, row_number() OVER (PARTITION BY device ORDER BY ts) AS r FROM readings WHERE temp > 1 AND r <= 3
+--
+SELECT device, temp FROM readings QUALIFY row_number() OVER (PARTITION BY device ORDER BY ts DESC) = 1
+--
+SELECT device, temp FROM readings QUALIFY rank() OVER (PARTITION BY device ORDER BY temp DESC) <= 3
+--
+SELECT sum(n) OVER (ORDER BY ts RANGE BETWEEN 10 PRECEDING AND CURRENT ROW) FROM readings
+--
+SELECT sum(n) OVER (ORDER BY ts ROWS BETWEEN INTERVAL '5 seconds' PRECEDING AND CURRENT ROW) FROM readings
+--
+SELECT device, lag(temp) AS b FROM readings

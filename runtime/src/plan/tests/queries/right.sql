@@ -79,3 +79,8 @@ SELECT device, avg(temp) OVER w AS a FROM readings WINDOW w AS (PARTITION BY dev
 SELECT device, lead(temp) OVER (PARTITION BY device ORDER BY ts) AS next, lag(hum) OVER (ORDER BY ts) AS last FROM readings
 --
 SELECT s, lag(s) OVER (ORDER BY ts) AS b FROM (SELECT ts, sum(n) OVER (PARTITION BY device ORDER BY ts) AS s FROM readings) x
+--
+SELECT (device->'temp')::double AS a, device->>'temp' AS b, json_get_float(device, 'temp') AS c, json_get_int(device, 'temp') AS d,
+  json_get_bool(device, 'ok') AS e FROM readings
+--
+SELECT count(*) AS c FROM readings WHERE json_length(device) > 1 GROUP BY date_bin(INTERVAL '10 seconds', ts)
