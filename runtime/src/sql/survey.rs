@@ -8,6 +8,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
+use datafusion::functions_aggregate::all_default_aggregate_functions;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, Join,
     JoinOperator, Query, Select, SelectItem, Spanned, Statement, TableFactor, TableFunctionArgs, Visit, Visitor,
@@ -15,6 +16,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::sql::pattern_syntax::{FINAL, RUNNING};
 use crate::sql::refuse::{OverRefusal, Refusal, has_rows_interval};
 
 /// A refusal and where it stands: line and column from 1, where that is known.
@@ -190,10 +192,14 @@ impl Survey<'_> {
     }
 
     fn function(&mut self, function: &Function, span: Span) {
-        let name = function.name.to_string().to_lowercase();
+        // In MATCH_RECOGNIZE with what stood before it.
+        let name = function.name.0.last().and_then(|part| part.as_ident()).map_or("", |ident| ident.value.as_str());
+        let name = [FINAL, RUNNING].iter().find_map(|mark| name.strip_prefix(mark)).unwrap_or(name).to_lowercase();
         if let FunctionArguments::List(list) = &function.args {
             let star = |argument: &FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Wildcard));
-            if name != "count" && list.args.iter().any(star) {
+            // What is no function at all is told elsewhere.
+            let known = || all_default_aggregate_functions().iter().any(|aggregate| aggregate.name() == name);
+            if name != "count" && list.args.iter().any(star) && known() {
                 self.refuse(Refusal::Star(name), span);
             }
         }

@@ -19,3 +19,5 @@ SELECT window_start, approx_percentile_cont(0.95, temp) AS p FROM TUMBLE(reading
 SELECT device, temp FROM readings QUALIFY row_number() OVER (PARTITION BY device ORDER BY ts) = 1
 --
 SELECT device, temp FROM readings QUALIFY row_number() OVER (ORDER BY ts) = 1
+--
+SELECT cuont(*) FROM readings
