@@ -15,8 +15,11 @@ use crate::error::ConnectorError;
 use crate::format::FormatConfig;
 use crate::format::csv::CsvConfig;
 use crate::format::document::{self, Document};
-use crate::table::Table;
+use crate::table::{Table, check_limits};
 use crate::units::{ByteSize, Duration};
+
+/// A table is not read more often.
+const REFRESH_MIN: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// Options of the table: a CSV file with a header, or JSON (an object per line, or an array of objects). Without
 /// `columns` their names and types are found in the file when the pipeline is loaded, and stay so until the next load.
@@ -47,12 +50,7 @@ impl FileTableConfig {
         columns: Option<SchemaRef>,
         format: Option<&FormatConfig>,
     ) -> Result<Box<dyn Table>, ConnectorError> {
-        if self.refresh.is_some_and(|refresh| refresh.0 < std::time::Duration::from_millis(100)) {
-            return Err(ConnectorError::configuration("refresh", "must be at least 100ms"));
-        }
-        if self.size_max.0 == 0 || self.size_max > ByteSize::mib(1024) {
-            return Err(ConnectorError::configuration("size_max", "must be from 1B to 1GiB"));
-        }
+        check_limits(self.refresh, Duration(REFRESH_MIN), self.size_max)?;
         let path = resolve(base_dir, &self.path);
         let content =
             read(&path, self.size_max).map_err(|error| ConnectorError::configuration("path", error.message))?;

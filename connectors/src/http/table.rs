@@ -23,7 +23,7 @@ use crate::format::FormatConfig;
 use crate::format::csv::CsvConfig;
 use crate::format::document::Document;
 use crate::secret::Secret;
-use crate::table::Table;
+use crate::table::{Table, check_limits};
 use crate::units::{ByteSize, Duration};
 
 /// A table is not fetched more often.
@@ -125,14 +125,9 @@ impl HttpTableConfig {
 
     fn check_limits(&self) -> Result<(), ConnectorError> {
         let refuse = |option: &str, rule: String| Err(ConnectorError::configuration(option, rule));
-        if self.refresh.is_some_and(|refresh| refresh.0 < REFRESH_MIN) {
-            return refuse("refresh", "must be at least 1s".into());
-        }
+        check_limits(self.refresh, Duration(REFRESH_MIN), self.size_max)?;
         if self.timeout.0.is_zero() {
             return refuse("timeout", "0s is no time; leave it out for the default".into());
-        }
-        if self.size_max.0 == 0 || self.size_max > ByteSize::mib(1024) {
-            return refuse("size_max", "must be from 1B to 1GiB".into());
         }
         if self.redirects > REDIRECTS_MAX {
             return refuse("redirects", format!("{} is more than {REDIRECTS_MAX}", self.redirects));

@@ -12,7 +12,7 @@ use super::{address, columns, sql};
 use crate::error::ConnectorError;
 use crate::format::FormatConfig;
 use crate::secret::Secret;
-use crate::table::Table;
+use crate::table::{Table, check_limits};
 use crate::tls::PemFiles;
 use crate::units::{ByteSize, Duration};
 
@@ -158,9 +158,7 @@ impl PostgresTableConfig {
 
     fn check_limits(&self) -> Result<(), ConnectorError> {
         let refuse = |option: &str, rule: &str| Err(ConnectorError::configuration(option, rule));
-        if self.refresh.is_some_and(|refresh| refresh.0 < REFRESH_MIN) {
-            return refuse("refresh", "must be at least 1s");
-        }
+        check_limits(self.refresh, Duration(REFRESH_MIN), self.size_max)?;
         for (option, timeout) in [("connect_timeout", self.connect_timeout), ("timeout", self.timeout)] {
             if !(TIMEOUT_MIN..=TIMEOUT_MAX).contains(&timeout.0) {
                 return refuse(option, "must be from 100ms to 1h");
@@ -168,9 +166,6 @@ impl PostgresTableConfig {
         }
         if !(1..=ROWS_MAX).contains(&self.rows_max) {
             return refuse("rows_max", "must be from 1 to 100000000");
-        }
-        if self.size_max.0 == 0 || self.size_max > ByteSize::mib(1024) {
-            return refuse("size_max", "must be from 1B to 1GiB");
         }
         Ok(())
     }
