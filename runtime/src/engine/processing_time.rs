@@ -20,7 +20,7 @@ use crate::engine::times;
 /// How far the watermark is behind the clock at most, while nothing holds the source up. It moves at the multiples of
 /// this, so that windows whose ends are such multiples close at once.
 pub(crate) const PERIOD: Duration = Duration::from_millis(100);
-const PERIOD_NS: i64 = 100_000_000;
+const PERIOD_NS: i64 = PERIOD.as_nanos() as i64;
 
 /// A clock that is so much behind the time that it once had is worth a line in the log.
 const SET_BACK_NS: i64 = 1_000_000_000;

@@ -6,6 +6,8 @@ use datafusion::sql::sqlparser::ast::{
     Expr, NamedWindowDefinition, NamedWindowExpr, Select, Statement, VisitMut, VisitorMut, WindowType,
 };
 
+use crate::sql::survey::normalised;
+
 /// Puts into every QUALIFY of `statement` what the names of windows in it stand for.
 pub(crate) fn resolve(statement: &mut Statement) {
     let (ControlFlow::Continue(()) | ControlFlow::Break(())) = VisitMut::visit(statement, &mut Selects);
@@ -33,7 +35,7 @@ impl VisitorMut for Names<'_> {
         if let Expr::Function(function) = expression
             && let Some(WindowType::NamedWindow(name)) = &function.over
             && let Some(NamedWindowDefinition(_, NamedWindowExpr::WindowSpec(window))) =
-                self.0.iter().find(|definition| definition.0.value == name.value)
+                self.0.iter().find(|definition| normalised(&definition.0) == normalised(name))
         {
             function.over = Some(WindowType::WindowSpec(window.clone()));
         }
